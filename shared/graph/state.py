@@ -1,0 +1,121 @@
+"""A node's bounded state: everything that is known of one user or one item, in a few KiB.
+
+States are values: joins (fold.py) return new ones. They are stored and sent as msgpack arrays, so fields are
+only ever appended. `positions` and `version` say what a state reflects and are no part of what is compared.
+"""
+
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from shared.events import Pair
+
+MAX_INTERACTIONS: Final = 50
+MAX_REVIEWS: Final = 32
+MAX_PAIRS_PER_REVIEW: Final = 4
+POPULARITY_BUCKET_SECONDS: Final = 30 * 86_400
+MAX_POPULARITY_BUCKETS: Final = 12
+BUCKET_HASHES: Final = 64
+TOTAL_HASHES: Final = 256
+
+
+class InteractionSlot(Struct, frozen=True, array_like=True):
+    """One interaction of a user; the newest by (ts, event_id) are kept."""
+
+    ts: float
+    event_id: str
+    item_id: str
+    kind: str
+
+
+class ReviewSlot(Struct, frozen=True, array_like=True):
+    """One review, as its user (`other_id` is the item) or as its item (`other_id` is the user) keeps it.
+
+    `place` orders slots and never falls; `version` = (erased_at or ts, blank, extractor, hash) picks the content.
+    """
+
+    place: float
+    other_id: str
+    review_id: str
+    ts: float
+    erased_at: float
+    extractor_version: int
+    content_hash: str
+    rating: float
+    pairs: tuple[Pair, ...]
+    vector: bytes
+
+
+class ItemFacts(Struct, frozen=True, array_like=True):
+    """An item's own description: the newest by (ts, content hash)."""
+
+    ts: float
+    content_hash: str
+    title: str
+    description: str
+    brand: str
+    categories: tuple[str, ...]
+    available: bool
+
+
+class Semantics(Struct, frozen=True, array_like=True):
+    """The embedding of an item's text, E int8 numbers: the newest by (ts, extractor version, content hash)."""
+
+    ts: float
+    extractor_version: int
+    content_hash: str
+    vector: bytes
+
+
+class UserState(Struct, frozen=True, array_like=True):
+    user_id: str
+    interactions: tuple[InteractionSlot, ...] = ()  # newest first
+    reviews: tuple[ReviewSlot, ...] = ()  # newest first
+    erased_at: float = 0.0
+    positions: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)  # topic -> partition, offset
+    version: int = 0
+
+
+class ItemNode(Struct, frozen=True, array_like=True):
+    item_id: str
+    facts: ItemFacts | None = None
+    semantics: Semantics | None = None
+    reviews: tuple[ReviewSlot, ...] = ()  # newest first
+    popularity: dict[int, tuple[int, ...]] = msgspec.field(default_factory=dict)  # bucket -> smallest hashes
+    popularity_total: tuple[int, ...] = ()  # smallest hashes of all time
+    last_seen: float = 0.0  # newest event time of any fact
+    positions: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
+    version: int = 0
+
+    @property
+    def available(self) -> bool:
+        """An item without a description yet may be shown: its reviews are all we have of many catalogues."""
+        return self.facts is None or self.facts.available
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_USER: Final = msgspec.msgpack.Decoder(UserState)
+_ITEM: Final = msgspec.msgpack.Decoder(ItemNode)
+
+
+def to_bytes(state: UserState | ItemNode) -> bytes:
+    return _ENCODER.encode(state)
+
+
+def user_from_bytes(data: bytes) -> UserState:
+    """Raises msgspec.DecodeError on foreign bytes."""
+    return _USER.decode(data)
+
+
+def item_from_bytes(data: bytes) -> ItemNode:
+    """Raises msgspec.DecodeError on foreign bytes."""
+    return _ITEM.decode(data)
+
+
+def watermark(user: UserState) -> float:
+    """Newest event time that the state reflects, seconds since 1970; 0.0 for a user never seen."""
+    return max(
+        user.interactions[0].ts if user.interactions else 0.0,
+        user.reviews[0].ts if user.reviews else 0.0,
+    )

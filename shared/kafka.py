@@ -1,0 +1,181 @@
+"""Kafka as every service sees it: names, client options, topics that exist, and a producer that waits for acks."""
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError, for_code
+
+from shared import events, logs, topics
+from shared.errors import InvalidRequest, Unavailable
+from shared.events import Event, Source
+from shared.service import WrongSetting
+from shared.settings import KafkaSettings
+
+Headers = Sequence[tuple[str, bytes]]
+START_SECONDS = 60.0
+SEND_SECONDS = 15.0
+HOUR_MS = 3_600_000
+log = logs.get(__name__)
+
+
+def name_of(settings: KafkaSettings, topic: str) -> str:
+    """A topic's (or group's) name on the broker: with the operator's prefix."""
+    return settings.topic_prefix + topic
+
+
+def plain_name(settings: KafkaSettings, name: str) -> str:
+    """The inverse of name_of."""
+    return name.removeprefix(settings.topic_prefix)
+
+
+def client_options(settings: KafkaSettings) -> dict[str, Any]:
+    """Address and security, for any aiokafka client."""
+    options: dict[str, Any] = {"bootstrap_servers": settings.bootstrap, "security_protocol": settings.security}
+    if settings.security in ("SSL", "SASL_SSL"):
+        options["ssl_context"] = ssl_context(settings)
+    if settings.security.startswith("SASL"):
+        options |= {
+            "sasl_mechanism": settings.sasl_mechanism,
+            "sasl_plain_username": settings.sasl_username,
+            "sasl_plain_password": settings.sasl_password.get_secret_value(),
+        }
+    return options
+
+
+def ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
+    """Raises WrongSetting when a file is missing or no certificate."""
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca)
+        if settings.tls_certificate:
+            context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise WrongSetting(f"FINESTREAM_KAFKA_TLS_*: {error}") from None
+    return context
+
+
+async def ensure_topics(settings: KafkaSettings) -> None:
+    """Create every topic and its dead letters with the set partition count; wait for the broker to be there.
+
+    Raises WrongSetting when an existing topic has another count (facts of one node would meet in two workers),
+    Unavailable when no broker answers within START_SECONDS.
+    """
+    async with asyncio.timeout(START_SECONDS):
+        admin = await _connected_admin(settings)
+    try:
+        wanted = [_new_topic(settings, topic, name) for topic in topics.ALL for name in _names(topic)]
+        existing = set(await admin.list_topics())
+        await _create(admin, [topic for topic in wanted if topic.name not in existing])
+        await _check_partitions(admin, settings, [topic.name for topic in wanted])
+    finally:
+        await admin.close()
+
+
+async def _connected_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
+    delay, started = 0.1, asyncio.get_running_loop().time()
+    while True:
+        admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=10_000)
+        try:
+            await admin.start()
+        except (KafkaError, OSError) as error:
+            await admin.close()
+            if asyncio.get_running_loop().time() - started > START_SECONDS * 0.8:
+                raise Unavailable(f"no Kafka answers at {settings.bootstrap}") from error
+            log.info("waiting for Kafka", bootstrap=settings.bootstrap, error=type(error).__name__)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 2.0)
+        else:
+            return admin
+
+
+def _names(topic: topics.Topic) -> list[str]:
+    return [topic.name, topics.dead_letters(topic.name)] if topic.dead_letters else [topic.name]
+
+
+def _new_topic(settings: KafkaSettings, topic: topics.Topic, name: str) -> NewTopic:
+    compact = topic.compact and name == topic.name
+    config = {
+        "cleanup.policy": "compact" if compact else "delete",
+        "message.timestamp.type": "LogAppendTime",  # freshness is measured from what the broker says
+    }
+    if not compact:
+        config["retention.ms"] = str(settings.retention_hours * HOUR_MS)
+    return NewTopic(name_of(settings, name), settings.partitions, settings.replication, topic_configs=config)
+
+
+async def _create(admin: AIOKafkaAdminClient, missing: list[NewTopic]) -> None:
+    if not missing:
+        return
+    response = await admin.create_topics(missing)
+    for name, code, *detail in response.topic_errors:
+        # Another service may have been faster.
+        if code not in (0, TopicAlreadyExistsError.errno):
+            raise WrongSetting(f"topic {name} cannot be created: {for_code(code).__name__} {detail}")
+
+
+async def _check_partitions(admin: AIOKafkaAdminClient, settings: KafkaSettings, names: list[str]) -> None:
+    for topic in await admin.describe_topics(names):
+        count = len(topic["partitions"])
+        if count and count != settings.partitions:
+            raise WrongSetting(
+                f"topic {topic['topic']} has {count} partitions but FINESTREAM_KAFKA_PARTITIONS is"
+                f" {settings.partitions}; every topic needs the same count, set it to {count} or recreate the topic"
+            )
+
+
+class Producer:
+    """An idempotent producer whose send returns after the broker's acknowledgement (acks=all)."""
+
+    def __init__(self, settings: KafkaSettings, *, linger_ms: int = 0) -> None:
+        self._settings = settings
+        self._linger_ms = linger_ms
+        self._producer: AIOKafkaProducer | None = None
+
+    async def start(self) -> None:
+        self._producer = AIOKafkaProducer(
+            **client_options(self._settings), acks="all", enable_idempotence=True, linger_ms=self._linger_ms,
+            max_batch_size=256 * 1024, request_timeout_ms=10_000,
+        )  # fmt: skip
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        """Sends what is still buffered."""
+        if self._producer is not None:
+            await self._producer.stop()
+
+    async def send(self, topic: str, event: Event, headers: Headers = ()) -> Source:
+        """Write one event; returns where it lies. Raises Unavailable when the broker does not answer in time."""
+        return await self.send_raw(topic, events.key_of(event), events.encode(event), headers)
+
+    async def send_all(self, batch: Sequence[tuple[str, Event]]) -> list[Source]:
+        """Write many events, in order per partition, and wait for all of them."""
+        pending = [await self._enqueue(topic, events.key_of(e), events.encode(e), ()) for topic, e in batch]
+        return [await self._acknowledged(topic, future) for (topic, _), future in zip(batch, pending, strict=True)]
+
+    async def send_raw(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> Source:
+        """As send, for bytes that are passed on as they came (dead letters)."""
+        return await self._acknowledged(topic, await self._enqueue(topic, key, value, headers))
+
+    async def _enqueue(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> Any:
+        if self._producer is None:
+            raise RuntimeError("the producer has not been started")
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                return await self._producer.send(
+                    name_of(self._settings, topic), value=value, key=key, headers=list(headers)
+                )
+        except MessageSizeTooLargeError as error:
+            raise InvalidRequest(f"the record is too large for Kafka: {error}") from error
+        except (KafkaError, TimeoutError) as error:
+            raise Unavailable(f"Kafka did not take the record: {type(error).__name__}") from error
+
+    async def _acknowledged(self, topic: str, future: Any) -> Source:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                metadata = await asyncio.shield(future)
+        except (KafkaError, TimeoutError) as error:
+            raise Unavailable(f"Kafka did not acknowledge the record: {type(error).__name__}") from error
+        return Source(topic, metadata.partition, metadata.offset, metadata.timestamp / 1000.0)

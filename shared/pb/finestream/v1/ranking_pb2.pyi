@@ -1,0 +1,114 @@
+from shared.pb.finestream.v1 import position_pb2 as _position_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Rung(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RUNG_UNSPECIFIED: _ClassVar[Rung]
+    RUNG_FULL: _ClassVar[Rung]
+    RUNG_CACHED: _ClassVar[Rung]
+    RUNG_POPULAR: _ClassVar[Rung]
+RUNG_UNSPECIFIED: Rung
+RUNG_FULL: Rung
+RUNG_CACHED: Rung
+RUNG_POPULAR: Rung
+
+class RankRequest(_message.Message):
+    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    CATEGORIES_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    k: int
+    candidates: _containers.RepeatedScalarFieldContainer[str]
+    context_items: _containers.RepeatedScalarFieldContainer[str]
+    exclude_items: _containers.RepeatedScalarFieldContainer[str]
+    categories: _containers.RepeatedScalarFieldContainer[str]
+    include_seen: bool
+    after: _containers.RepeatedCompositeFieldContainer[_position_pb2.Position]
+    without_explanations: bool
+    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ...) -> None: ...
+
+class RankResponse(_message.Message):
+    __slots__ = ("items", "rung", "rung_reason", "model_version", "watermark", "request_id")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    RUNG_FIELD_NUMBER: _ClassVar[int]
+    RUNG_REASON_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WATERMARK_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[RankedItem]
+    rung: Rung
+    rung_reason: str
+    model_version: str
+    watermark: float
+    request_id: str
+    def __init__(self, items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., rung: _Optional[_Union[Rung, str]] = ..., rung_reason: _Optional[str] = ..., model_version: _Optional[str] = ..., watermark: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class RankedItem(_message.Message):
+    __slots__ = ("item_id", "score", "explanation")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    score: float
+    explanation: Explanation
+    def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("opinion", "history", "popular")
+    OPINION_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    POPULAR_FIELD_NUMBER: _ClassVar[int]
+    opinion: OpinionReason
+    history: HistoryReason
+    popular: PopularReason
+    def __init__(self, opinion: _Optional[_Union[OpinionReason, _Mapping]] = ..., history: _Optional[_Union[HistoryReason, _Mapping]] = ..., popular: _Optional[_Union[PopularReason, _Mapping]] = ...) -> None: ...
+
+class OpinionReason(_message.Message):
+    __slots__ = ("attribute", "opinion", "quote", "review_id")
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    OPINION_FIELD_NUMBER: _ClassVar[int]
+    QUOTE_FIELD_NUMBER: _ClassVar[int]
+    REVIEW_ID_FIELD_NUMBER: _ClassVar[int]
+    attribute: str
+    opinion: str
+    quote: str
+    review_id: str
+    def __init__(self, attribute: _Optional[str] = ..., opinion: _Optional[str] = ..., quote: _Optional[str] = ..., review_id: _Optional[str] = ...) -> None: ...
+
+class HistoryReason(_message.Message):
+    __slots__ = ("item_id",)
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    def __init__(self, item_id: _Optional[str] = ...) -> None: ...
+
+class PopularReason(_message.Message):
+    __slots__ = ("users",)
+    USERS_FIELD_NUMBER: _ClassVar[int]
+    users: float
+    def __init__(self, users: _Optional[float] = ...) -> None: ...
+
+class RankBatchRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[RankRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[RankRequest, _Mapping]]] = ...) -> None: ...
+
+class RankBatchResponse(_message.Message):
+    __slots__ = ("responses",)
+    RESPONSES_FIELD_NUMBER: _ClassVar[int]
+    responses: _containers.RepeatedCompositeFieldContainer[RankResponse]
+    def __init__(self, responses: _Optional[_Iterable[_Union[RankResponse, _Mapping]]] = ...) -> None: ...

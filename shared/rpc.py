@@ -1,0 +1,217 @@
+"""gRPC as every service opens and calls it: TLS, bearer token, health, reflection, errors as status codes."""
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from shared import errors, logs, metrics
+from shared.service import Health, WrongSetting
+from shared.settings import GrpcSettings, ServiceSettings
+
+log = logs.get(__name__)
+
+STATUS_OF: Final[dict[type[errors.FinestreamError], grpc.StatusCode]] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+# Probes of an orchestrator carry no token.
+OPEN_METHODS: Final = "/grpc.health.v1.Health/"
+KEEPALIVE: Final = [("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000)]
+
+
+@dataclass
+class Server:
+    """A listening gRPC server."""
+
+    server: grpc.aio.Server
+    port: int
+    health: HealthServicer
+
+    async def stop(self, grace_seconds: float = 5.0) -> None:
+        """Say NOT_SERVING, let calls in flight end within the grace, then close."""
+        await self.health.enter_graceful_shutdown()
+        await self.server.stop(grace_seconds)
+
+
+async def serve(
+    settings: ServiceSettings,
+    name: str,
+    register: Callable[[grpc.aio.Server], None],
+    service_names: Sequence[str],
+    health: Health,
+) -> Server:
+    """Open the service's gRPC port. Health answers NOT_SERVING until `health.ready()`.
+
+    Raises WrongSetting when the port is taken or a TLS file cannot be read.
+    """
+    options = settings.grpc
+    server = grpc.aio.server(
+        interceptors=[_Edge(options.token.get_secret_value())],
+        options=[
+            *KEEPALIVE,
+            ("grpc.max_receive_message_length", options.max_message_bytes),
+            ("grpc.max_send_message_length", options.max_message_bytes),
+            ("grpc.so_reuseport", 0),  # a second process on the port is a mistake, not a helper
+        ],
+    )
+    register(server)
+    servicer = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    reflection.enable_server_reflection([*service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)
+    address = f"{settings.host}:{settings.port}"
+    try:
+        credentials = _server_credentials(options)
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except (RuntimeError, OSError) as error:
+        raise WrongSetting(f"gRPC port {address}: {error}") from None
+    await server.start()
+    _follow(health, servicer, service_names)
+    log.info("gRPC port open", name=name, host=settings.host, port=port, tls=bool(options.tls_certificate))
+    return Server(server, port, servicer)
+
+
+def channel(address: str, settings: GrpcSettings) -> grpc.aio.Channel:
+    """A channel to one of our services, with the same TLS files and token as its server."""
+    options = [
+        *KEEPALIVE,
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
+    ]
+    token = settings.token.get_secret_value()
+    interceptors: list[Any] = [_UnaryToken(token), _StreamToken(token)] if token else []
+    if settings.tls_ca is None and settings.tls_certificate is None:
+        return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
+    return grpc.aio.secure_channel(address, _channel_credentials(settings), options=options, interceptors=interceptors)
+
+
+def remaining_seconds(context: Any, default: float) -> float:
+    """How long the caller still waits; `default` where it set no deadline."""
+    left = context.time_remaining()
+    return default if left is None else float(left)
+
+
+def _server_credentials(settings: GrpcSettings) -> grpc.ServerCredentials | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return grpc.ssl_server_credentials(
+        [(settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())],
+        root_certificates=settings.tls_ca.read_bytes() if settings.tls_ca else None,
+        require_client_auth=settings.mtls,
+    )
+
+
+def _channel_credentials(settings: GrpcSettings) -> grpc.ChannelCredentials:
+    own = settings.mtls and settings.tls_key and settings.tls_certificate
+    return grpc.ssl_channel_credentials(
+        root_certificates=settings.tls_ca.read_bytes() if settings.tls_ca else None,
+        private_key=settings.tls_key.read_bytes() if own and settings.tls_key else None,
+        certificate_chain=settings.tls_certificate.read_bytes() if own and settings.tls_certificate else None,
+    )
+
+
+def _follow(health: Health, servicer: HealthServicer, names: Sequence[str]) -> None:
+    tasks: set[asyncio.Task[None]] = set()
+
+    def tell(ready: bool) -> None:
+        serving = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *names):
+            task = asyncio.get_running_loop().create_task(servicer.set(name, serving))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    health.on_change(tell)
+
+
+def _with_token(details: Any, token: str) -> grpc.aio.ClientCallDetails:
+    metadata = grpc.aio.Metadata(*(details.metadata or ()), ("authorization", f"Bearer {token}"))
+    return grpc.aio.ClientCallDetails(
+        details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
+    )
+
+
+# grpc.aio registers an interceptor for the first kind it is an instance of only, so each kind has its own.
+class _UnaryToken(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(_with_token(client_call_details, self._token), request)
+
+
+class _StreamToken(grpc.aio.StreamUnaryClientInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await continuation(_with_token(client_call_details, self._token), request_iterator)
+
+
+class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """Checks the token, times the call, and turns our errors into status codes with a sentence."""
+
+    def __init__(self, token: str) -> None:
+        self._token = f"Bearer {token}".encode() if token else b""
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None or handler.response_streaming:  # unknown method; reflection and health watch
+            return handler if self._allowed(details) or handler is None else _refusing(handler)
+        allowed = self._allowed(details)
+        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        wrapped = self._wrapped(inner, details.method, allowed)
+        make = (
+            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+    def _allowed(self, details: Any) -> bool:
+        if not self._token or details.method.startswith(OPEN_METHODS):
+            return True
+        given = dict(details.invocation_metadata or ()).get("authorization", "")
+        return hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._token)
+
+    def _wrapped(self, inner: Callable[[Any, Any], Awaitable[Any]], method: str, allowed: bool) -> Any:
+        async def call(request: Any, context: Any) -> Any:
+            started, code = time.perf_counter(), grpc.StatusCode.OK
+            try:
+                if not allowed:
+                    raise errors.Unauthenticated("send the header 'authorization: Bearer <token>' with a valid token")
+                return await inner(request, context)
+            except errors.FinestreamError as error:
+                code = STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
+                await context.abort(code, str(error))
+            except (grpc.aio.AbortError, asyncio.CancelledError):
+                code = context.code() or grpc.StatusCode.CANCELLED
+                raise
+            except Exception:
+                code = grpc.StatusCode.INTERNAL
+                log.exception("call failed", method=method)
+                await context.abort(code, "an internal error; it has been logged")
+            finally:
+                name = code.name if isinstance(code, grpc.StatusCode) else str(code)
+                metrics.RPC_SECONDS.labels(method, name).observe(time.perf_counter() - started)
+
+        return call
+
+
+def _refusing(handler: Any) -> Any:
+    async def refuse(_: Any, context: Any) -> AsyncIterator[None]:
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "send the header 'authorization: Bearer <token>'")
+        yield
+
+    make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+    return make(refuse, handler.request_deserializer, handler.response_serializer)

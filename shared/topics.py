@@ -1,0 +1,45 @@
+"""Every topic: its name, what travels on it, how it is cleaned up. Nothing else names a topic."""
+
+from dataclasses import dataclass
+
+INTERACTIONS = "interactions"
+REVIEWS = "reviews"
+ITEMS = "items"
+OPINIONS = "opinions"
+ITEM_SEMANTICS = "item-semantics"
+ITEM_EDGES = "item-edges"
+ITEM_STATES = "item-states"
+IMPRESSIONS = "impressions"
+ERASURES = "erasures"
+
+DEAD_LETTER_SUFFIX = ".dlq"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """How a topic is created. `compact` keeps the newest record of a key for ever; else time decides."""
+
+    name: str
+    compact: bool = False
+    dead_letters: bool = True
+
+
+ALL: tuple[Topic, ...] = (
+    Topic(INTERACTIONS),
+    Topic(REVIEWS),
+    Topic(ITEMS, compact=True),
+    Topic(OPINIONS),
+    Topic(ITEM_SEMANTICS, compact=True),
+    Topic(ITEM_EDGES),
+    Topic(ITEM_STATES, compact=True, dead_letters=False),
+    Topic(IMPRESSIONS, dead_letters=False),
+    Topic(ERASURES, compact=True),
+)
+
+# What the archiver keeps. item-states only tells ranking to look; the state itself is a fold of the others.
+ARCHIVED: tuple[str, ...] = tuple(t.name for t in ALL if t.name != ITEM_STATES)
+
+
+def dead_letters(topic: str) -> str:
+    """The dead-letter topic of `topic`."""
+    return topic + DEAD_LETTER_SUFFIX
