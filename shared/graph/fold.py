@@ -8,6 +8,8 @@ an exactly-once result. graph_updater, rebuild, trainer and evaluation all fold 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+import msgspec
+
 from shared import events
 from shared.events import (
     Erasure,
@@ -158,11 +160,16 @@ def edges_of(fact: Interaction | Opinions, source: Source) -> InteractionEdge | 
     )
 
 
-def blank_of(item_id: str, slot: ReviewSlot, erased_at: float, source: Source) -> ReviewEdge:
-    """What blanks a user's slot on an item: it wins over every version up to erased_at and keeps its place."""
+def blank_of(
+    user_id: str, item_id: str, review_id: str, ts: float, erased_at: float, source: Source
+) -> ReviewEdge:  # fmt: skip
+    """What blanks a user's slot on an item: it wins over every version up to erased_at.
+
+    Its place is erased_at: a blank that fell out of the newest N before what it wins over would let that come
+    back with a later edit, and the state would depend on the order of arrival.
+    """
     return ReviewEdge(
-        item_id=item_id, review_id=slot.review_id, user_id=slot.other_id, ts=slot.ts,
-        erased_at=erased_at, source=source,
+        item_id=item_id, review_id=review_id, user_id=user_id, ts=ts, erased_at=erased_at, source=source
     )  # fmt: skip
 
 
@@ -233,7 +240,7 @@ def _slot_of_opinions(fact: Opinions) -> ReviewSlot:
 
 def _slot_of_edge(fact: ReviewEdge) -> ReviewSlot:
     return ReviewSlot(
-        fact.ts, fact.user_id, fact.review_id, fact.ts, fact.erased_at, fact.extractor_version,
+        max(fact.ts, fact.erased_at), fact.user_id, fact.review_id, fact.ts, fact.erased_at, fact.extractor_version,
         fact.content_hash, fact.rating, tuple(fact.pairs[:MAX_PAIRS_PER_REVIEW]), fact.vector,
     )  # fmt: skip
 
@@ -244,24 +251,17 @@ def _join_review(slots: dict[tuple[str, str], ReviewSlot], slot: ReviewSlot) -> 
     if held is None:
         slots[key] = slot
         return
-    winner = slot if _version(slot) > _version(held) else held
-    place = max(slot.place, held.place)  # never falls, or the newest N would depend on the order of arrival
-    slots[key] = winner if winner.place == place else _replace_place(winner, place)
+    if _version(slot) > _version(held):
+        slots[key] = slot
 
 
-def _version(slot: ReviewSlot) -> tuple[float, bool, float, int, str, float, tuple[object, ...], bytes]:
-    # The last three only decide between producers' mistakes, so that the order is total.
+def _version(slot: ReviewSlot) -> tuple[float, bool, float, float, int, str, float, tuple[object, ...], bytes]:
+    # The place comes first, so the winner also has the highest place: what was evicted can only come back by a
+    # fact that wins. The last four only decide between producers' mistakes, so that the order is total.
     return (
-        max(slot.ts, slot.erased_at), slot.erased_at > 0.0, slot.ts, slot.extractor_version, slot.content_hash,
+        slot.place, slot.erased_at > 0.0, slot.ts, slot.erased_at, slot.extractor_version, slot.content_hash,
         slot.rating, tuple((p.start, p.end, p.attribute, p.phrase, p.polarity, p.quote, p.vector) for p in slot.pairs),
         slot.vector,
-    )  # fmt: skip
-
-
-def _replace_place(slot: ReviewSlot, place: float) -> ReviewSlot:
-    return ReviewSlot(
-        place, slot.other_id, slot.review_id, slot.ts, slot.erased_at, slot.extractor_version,
-        slot.content_hash, slot.rating, slot.pairs, slot.vector,
     )  # fmt: skip
 
 
@@ -280,8 +280,9 @@ def _facts_of(item: Item) -> ItemFacts:
     return ItemFacts(item.ts, digest, item.title, item.description, item.brand, tuple(item.categories), item.available)
 
 
-def _facts_order(facts: ItemFacts) -> tuple[float, str]:
-    return (facts.ts, facts.content_hash)
+def _facts_order(facts: ItemFacts) -> tuple[object, ...]:
+    # All fields: texts that hold the hash's separator can share a hash.
+    return msgspec.structs.astuple(facts)
 
 
 def _semantics_of(fact: ItemSemantics) -> Semantics:

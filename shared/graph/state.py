@@ -32,7 +32,8 @@ class InteractionSlot(Struct, frozen=True, array_like=True):
 class ReviewSlot(Struct, frozen=True, array_like=True):
     """One review, as its user (`other_id` is the item) or as its item (`other_id` is the user) keeps it.
 
-    `place` orders slots and never falls; `version` = (erased_at or ts, blank, extractor, hash) picks the content.
+    `place` = max(ts, erased_at) orders slots; of two versions of one slot the one with the higher place wins, then
+    a blank, then (ts, extractor version, content hash).
     """
 
     place: float

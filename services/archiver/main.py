@@ -1,0 +1,66 @@
+"""The archiver: every topic of Kafka to Parquet, continuously; the log that training and rebuilding read."""
+
+import asyncio
+
+from services.archiver import lock
+from services.archiver.align import align
+from services.archiver.archiver import Archiver
+from services.archiver.log_reader import LogReader, Place
+from services.archiver.settings import ArchiverSettings
+from services.archiver.writer import OtherWorkers, Writer
+from shared import kafka, topics
+from shared.archive import BadArchive, Store, manifest_name
+from shared.service import Heartbeat, Runtime, WrongSetting, run
+
+
+async def compose(runtime: Runtime[ArchiverSettings]) -> None:
+    settings = runtime.settings
+    heartbeat = runtime.health.watch("archive", settings.progress_timeout_seconds)
+    try:
+        store = Store(settings.archive.url)
+        name = manifest_name(settings.worker, settings.workers)
+        held = await asyncio.to_thread(lock.acquire, store, name, settings.takeover_seconds)
+        writer = _writer(settings, store, heartbeat)
+        await asyncio.to_thread(writer.open)
+    except (BadArchive, OtherWorkers, lock.Held, OSError) as error:
+        raise WrongSetting(f"FINESTREAM_ARCHIVE_URL {settings.archive.url}: {error}") from None
+    await kafka.ensure_topics(settings.kafka)
+    reader = LogReader(settings.kafka, _places(settings, writer))
+    await reader.start()
+    try:
+        await align(reader, writer)
+        runtime.health.ready()
+        await Archiver(settings, reader, writer, heartbeat).run(runtime.stopping)
+    finally:
+        await reader.stop()
+        if held is not None:
+            held.close()
+
+
+def _writer(settings: ArchiverSettings, store: Store, heartbeat: Heartbeat) -> Writer:
+    return Writer(
+        store,
+        worker=settings.worker,
+        workers=settings.workers,
+        compact_files=settings.compact_files,
+        small_file_bytes=settings.small_file_bytes,
+        progress=heartbeat.beat,
+    )
+
+
+def _places(settings: ArchiverSettings, writer: Writer) -> list[Place]:
+    """This worker's partitions, and every partition of erasures: an edge of an item may name any user."""
+    return [
+        (topic, partition)
+        for topic in topics.ARCHIVED
+        for partition in range(settings.kafka.partitions)
+        if writer.owns(partition) or topic == topics.ERASURES
+    ]
+
+
+def main() -> None:
+    run("archiver", ArchiverSettings, compose)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What a provider finds in a text, before it is checked, mapped to an attribute and embedded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from shared.errors import FinestreamError, Unavailable
+
+# Why a provider gave nothing for a text; labels of a metric.
+Failure = Literal[
+    "refusal", "content_filter", "truncated", "invalid_json", "wrong_schema", "empty_answer", "rejected"
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One opinion as the provider words it. Nothing in it is trusted.
+
+    `aspect` is what is judged: a word of the text, a name of the attribute set, or empty for the whole thing.
+    `near` is where the quote should begin (code points); -1: not known. Stronger opinions are kept first.
+    """
+
+    aspect: str
+    opinion: str
+    polarity: int
+    quote: str
+    near: int = -1
+    strength: float = 1.0
+
+
+class NothingUsable(FinestreamError):
+    """The provider answered, but not with opinions, and asking again would not help."""
+
+    def __init__(self, reason: Failure) -> None:
+        super().__init__(f"the provider's answer cannot be used: {reason}")
+        self.reason: Failure = reason
+
+
+Answered = list[Finding] | NothingUsable | Unavailable
+
+
+class Provider(Protocol):
+    """What finds opinions."""
+
+    name: str  # provider and model, for the record
+
+    async def find(self, texts: Sequence[str]) -> list[Answered]:
+        """One answer a text: its findings, why there are none, or that it must be asked for again later."""
+        ...
+
+    async def close(self) -> None:
+        """Gives back what it holds open."""
+        ...

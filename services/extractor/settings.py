@@ -1,0 +1,63 @@
+"""Settings of the extractor: FINESTREAM_EXTRACTOR_*, FINESTREAM_OPENAI_*, and where the local models lie."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.settings import ServiceSettings, SpaceSettings
+
+
+class LocalModelSettings(BaseSettings):
+    """The models that work without a network."""
+
+    model_config = SettingsConfigDict(env_prefix="FINESTREAM_", extra="ignore")
+
+    embedding_path: str = Field(
+        "", description="folder with config.json, model.safetensors, tokenizer.json; empty: the bundled MiniLM"
+    )
+    spacy_model: str = Field("", description="package or folder of a spaCy pipeline; empty: the bundled en_core_web_sm")
+
+
+class OpenAISettings(BaseSettings):
+    """Any endpoint that speaks OpenAI's protocol, and what may be spent on one review."""
+
+    model_config = SettingsConfigDict(env_prefix="FINESTREAM_OPENAI_", extra="ignore")
+
+    base_url: str = Field("https://api.openai.com/v1", min_length=1, description="any OpenAI-compatible endpoint")
+    api_key: SecretStr = SecretStr("")
+    model: str = Field("gpt-4o-mini", min_length=1, description="must support structured output (json_schema)")
+    embedding_model: str = Field("text-embedding-3-small", min_length=1)
+    temperature: float = Field(0.0, le=2.0, description="below 0: not sent, for models that refuse it")
+    timeout_seconds: float = Field(30.0, gt=0, description="of one request")
+    max_retries: int = Field(2, ge=0, le=10, description="of one request, with back-off, before the stream waits")
+    concurrency: int = Field(16, ge=1, le=1024, description="requests in flight")
+    max_output_tokens: int = Field(700, ge=64, le=16_384)
+    max_chars: int = Field(8000, ge=100, description="of a review that are sent")
+
+
+class ExtractorSettings(ServiceSettings):
+    """Who finds the opinions, how much of a text is read, and how much is remembered."""
+
+    model_config = SettingsConfigDict(env_prefix="FINESTREAM_EXTRACTOR_", extra="ignore")
+
+    port: int = Field(50052, ge=0, le=65535, description="gRPC port; 0: any free one")
+    metrics_port: int = Field(9102, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free")
+    provider: Literal["offline", "openai"] = Field("offline", description="who finds opinions in reviews")
+    embeddings: Literal["local", "openai"] = Field("local", description="who embeds phrases and texts")
+    version: int = Field(1, ge=1, description="raise it when better pairs shall replace those already extracted")
+    worker: str = Field("0", min_length=1, max_length=64, description="this replica's slot in its consumer groups")
+    batch_size: int = Field(32, ge=1, le=1000, description="reviews, or items, that are worked on together")
+    torch_threads: int = Field(1, ge=1, le=256, description="of the one worker thread that spaCy and torch share")
+    max_chars: int = Field(2000, ge=100, description="of a review that the offline provider searches")
+    max_sentences: int = Field(4, ge=1, description="of a review that the offline provider parses: the most telling")
+    review_chars: int = Field(200, ge=1, description="of a review's text that are embedded, behind its title")
+    review_tokens: int = Field(24, ge=8, le=64, description="of title and text that are embedded")
+    item_chars: int = Field(1000, ge=1, description="of an item's text that are embedded")
+    item_tokens: int = Field(128, ge=8, le=128, description="of an item's text that are embedded")
+    attribute_similarity: float = Field(0.6, ge=0, le=1, description="cosine from which an aspect is an attribute")
+    cached_texts: int = Field(20_000, ge=0, description="extractions and text embeddings kept in memory, of each")
+    cached_phrases: int = Field(100_000, ge=0, description="phrase vectors and aspects kept in memory, of each")
+    local: LocalModelSettings = Field(default_factory=LocalModelSettings)
+    openai: OpenAISettings = Field(default_factory=OpenAISettings)
+    space: SpaceSettings = Field(default_factory=SpaceSettings)

@@ -1,0 +1,129 @@
+"""States of one kind, users or items: a bounded write-through cache in front of the store.
+
+Whoever joins facts holds `lock` from `load` to the end of `write`, so that in this process a node has one writer.
+Between processes a node has one writer too, the one that holds its partition, but for the moments of a rebalance:
+no hook tells of a revoked partition, so with a shared store the cache may then be behind. Two things make that
+harmless. The store refuses a write that does not move the version forward, and the refused state is joined with
+what is there and written again (joins lose nothing in any order). And readers are given what the store holds,
+never the cache, unless this process is the store's only writer.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from services.graph_updater import metrics
+from services.graph_updater.cache import Cache
+from services.graph_updater.store import REVIEWERS, Floats, KindName, Row, Store, VectorName
+from services.graph_updater.vectors import Derived, ItemVectors
+from shared.graph import fold
+from shared.graph.state import ItemNode, UserState, item_from_bytes, to_bytes, user_from_bytes
+
+State = TypeVar("State", UserState, ItemNode)
+OBJECTS_PER_BYTE: Final = 5  # a decoded state takes about this many times its encoded size
+GET_NODES: Final = 1000
+
+
+@dataclass(frozen=True)
+class Kind(Generic[State]):
+    """What users and items do differently. `describe` gives what is written beside a state."""
+
+    name: KindName
+    id_of: Callable[[State], str]
+    decode: Callable[[bytes], State]
+    merge: Callable[[State, State], State]
+    describe: Callable[[State], tuple[dict[VectorName, Floats], dict[str, str | list[str]]]]
+
+
+class Nodes(Generic[State]):
+    def __init__(self, kind: Kind[State], store: Store, cache_bytes: int) -> None:
+        self._kind: Final[Kind[State]] = kind
+        self._store = store
+        self._cache: Cache[State] = Cache(cache_bytes)
+        self.lock = asyncio.Lock()
+
+    async def load(self, ids: Sequence[str]) -> dict[str, State]:
+        """States to join facts into, of those that are known. May be behind, which `write` makes good."""
+        known, unknown = self._cached(ids)
+        for node, (state, size) in (await self._stored(unknown)).items():
+            known[node] = state
+            self._remember(node, state, size)
+        return known
+
+    async def read(self, ids: Sequence[str]) -> dict[str, State]:
+        """What the store has acknowledged, of those that are known. Needs no lock, so it leaves the cache alone."""
+        known, unknown = self._cached(ids) if self._store.exclusive else ({}, ids)
+        return known | {node: state for node, (state, _) in (await self._stored(unknown)).items()}
+
+    async def write(
+        self, states: Sequence[State], fields: Mapping[str, Mapping[str, str]] | None = None
+    ) -> dict[str, State]:
+        """Write states of distinct nodes, each as its next version; returns what stands, by id.
+
+        `fields` are further fields of some of them, by id. Returns when the store has acknowledged all.
+        """
+        written: dict[str, State] = {}
+        pending = {self._kind.id_of(state): state for state in states}
+        while pending:
+            pending = {node: _next_version(state) for node, state in pending.items()}
+            rows = [self._row(node, state, fields or {}) for node, state in pending.items()]
+            newer = await self._store.put(self._kind.name, rows)
+            for row in rows:
+                if row.id not in newer:
+                    written[row.id] = pending.pop(row.id)
+                    self._remember(row.id, written[row.id], len(row.state))
+            metrics.MERGES.labels(self._kind.name).inc(len(pending))
+            pending = {
+                node: self._kind.merge(state, self._kind.decode(newer[node].state)) for node, state in pending.items()
+            }
+        metrics.WRITES.labels(self._kind.name).inc(len(written))
+        metrics.CACHE_BYTES.labels(self._kind.name).set(self._cache.bytes)
+        return written
+
+    def _row(self, node: str, state: State, fields: Mapping[str, Mapping[str, str]]) -> Row:
+        vectors, own = self._kind.describe(state)
+        return Row(node, state.version, to_bytes(state), vectors, {**own, **fields.get(node, {})})
+
+    def _cached(self, ids: Sequence[str]) -> tuple[dict[str, State], list[str]]:
+        known = {node: state for node in ids if (state := self._cache.get(node)) is not None}
+        unknown = [node for node in ids if node not in known]
+        metrics.CACHE_HITS.labels(self._kind.name).inc(len(known))
+        metrics.CACHE_MISSES.labels(self._kind.name).inc(len(unknown))
+        return known, unknown
+
+    async def _stored(self, ids: Sequence[str]) -> dict[str, tuple[State, int]]:
+        """States and their encoded sizes."""
+        found: dict[str, tuple[State, int]] = {}
+        for start in range(0, len(ids), GET_NODES):
+            part = await self._store.get(self._kind.name, ids[start : start + GET_NODES])
+            found |= {node: (self._kind.decode(held.state), len(held.state)) for node, held in part.items()}
+        return found
+
+    def _remember(self, node: str, state: State, size: int) -> None:
+        self._cache.put(node, state, OBJECTS_PER_BYTE * size + len(node))
+
+
+def users(store: Store, derived: Derived, cache_bytes: int) -> Nodes[UserState]:
+    def describe(user: UserState) -> tuple[dict[VectorName, Floats], dict[str, str | list[str]]]:
+        return {"semantic": derived.user_semantic(user), "opinion": derived.opinion(user.reviews)}, {}
+
+    kind: Kind[UserState] = Kind("users", lambda user: user.user_id, user_from_bytes, fold.merge_users, describe)
+    return Nodes(kind, store, cache_bytes)
+
+
+def items(store: Store, derived: Derived, cached: ItemVectors, cache_bytes: int) -> Nodes[ItemNode]:
+    def describe(item: ItemNode) -> tuple[dict[VectorName, Floats], dict[str, str | list[str]]]:
+        semantic = derived.item_semantic(item)
+        cached.put(item.item_id, semantic)
+        reviewers = sorted({slot.other_id for slot in item.reviews if not slot.erased_at})
+        return {"semantic": semantic, "opinion": derived.opinion(item.reviews)}, {REVIEWERS: reviewers}
+
+    kind: Kind[ItemNode] = Kind("items", lambda item: item.item_id, item_from_bytes, fold.merge_items, describe)
+    return Nodes(kind, store, cache_bytes)
+
+
+def _next_version(state: State) -> State:
+    return msgspec.structs.replace(state, version=state.version + 1)

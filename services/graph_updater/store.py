@@ -1,0 +1,95 @@
+"""The store behind graph_updater: a node's state, its vectors, and a few fields to find it by.
+
+Two adapters stand behind one Protocol, and one test-suite holds for both: `store_edge.py` (Qdrant's engine in
+this process) and `store_qdrant.py` (a Qdrant server). A collection is named `<kind>__<space>`.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.space import Space
+
+KindName = Literal["users", "items"]
+KINDS: Final[tuple[KindName, ...]] = ("users", "items")
+VectorName = Literal["semantic", "opinion"]
+Floats = NDArray[np.float32]
+
+REVIEWERS: Final = "reviewers"  # of an item: the users whose reviews it shows
+DUE: Final = "due"  # of an item: its version has not been announced yet
+YES: Final = "yes"
+# Indexed as keywords, before any data.
+INDEXED: Final[Mapping[KindName, tuple[str, ...]]] = {"users": (), "items": (REVIEWERS, DUE)}
+_NAMESPACE: Final = uuid.UUID("6f1dd1a6-3d1c-5b0e-9c55-8f5b1b4f5f0a")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A node to write. Vectors of length 0 are left out; `fields` are what `find` looks at."""
+
+    id: str
+    version: int
+    state: bytes
+    vectors: Mapping[VectorName, Floats]  # semantic (E,), opinion (A * c,)
+    fields: Mapping[str, str | list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A node as it was read."""
+
+    version: int
+    state: bytes
+
+
+class Store(Protocol):
+    """Every method raises Unavailable where the store does not answer; an acknowledged write survives SIGKILL."""
+
+    exclusive: bool
+    """No other process writes here: what was written last from here is the truth."""
+
+    async def get(self, kind: KindName, ids: Sequence[str]) -> dict[str, Stored]:
+        """Those of the nodes that are known, by id."""
+
+    async def put(self, kind: KindName, rows: Sequence[Row]) -> dict[str, Stored]:
+        """Write nodes whole. Returns, by id, what stands in place of those that were refused.
+
+        A row is refused where a version not lower than its own is there, as after a rebalance left two writers:
+        join the two states and write again. Ids are distinct.
+        """
+
+    async def vectors(self, kind: KindName, ids: Sequence[str], name: VectorName) -> dict[str, Floats]:
+        """Unit vectors of those nodes that have one, by id."""
+
+    async def similar(
+        self, kind: KindName, vector: Floats, name: VectorName, k: int, without: str
+    ) -> list[tuple[str, float]]:
+        """The k nearest nodes by cosine, nearest first, without the node `without`."""
+
+    async def find(self, kind: KindName, name: str, value: str) -> list[str]:
+        """Ids of all nodes whose field is, or holds, the value; the field must be one of INDEXED."""
+
+    async def clear(self, kind: KindName, name: str, versions: Mapping[str, int]) -> None:
+        """Remove a field from those nodes whose version is still the one given."""
+
+    async def count(self, kind: KindName) -> int: ...
+
+    async def close(self) -> None: ...
+
+
+def collection(kind: KindName, space: Space) -> str:
+    return f"{kind}__{space.name}"
+
+
+def dimensions(space: Space) -> dict[VectorName, int]:
+    """semantic: E; opinion: A attributes times c numbers."""
+    return {"semantic": space.embedding_dim, "opinion": len(space.attributes) * space.opinion_dim}
+
+
+def point_id(node_id: str) -> str:
+    """Qdrant takes only UUIDs and integers; the id itself is kept beside the state."""
+    return str(uuid.uuid5(_NAMESPACE, node_id))

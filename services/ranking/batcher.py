@@ -1,0 +1,169 @@
+"""Micro-batches: requests that arrive together are worked on together; overload is refused at once.
+
+A batch starts when it is full or its first request has waited `longest_wait`. A request is refused when the
+queue is full, when the queue cannot be worked off before the request's deadline (judged by how long batches
+have taken), or when it has waited for `oldest_age`. Work whose caller has gone, or whose deadline has passed,
+is never started.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from services.ranking import metrics
+from shared import logs
+from shared.errors import DeadlineExceeded, FinestreamError, Overloaded
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+log = logs.get(__name__)
+SMOOTHING: Final = 0.2  # of the running mean of a batch's seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`largest` requests a batch, `longest_wait` and `oldest_age` in seconds, `queue` waiting, `workers` at a time."""
+
+    largest: int
+    longest_wait: float
+    oldest_age: float
+    queue: int
+    workers: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class _Entry(Generic[Q, A]):
+    query: Q
+    answer: asyncio.Future[A]
+    deadline: float
+    since: float
+
+
+class MicroBatcher(Generic[Q, A]):
+    """`run` answers a batch in order. When it raises, each request is tried alone: no request fails for another."""
+
+    def __init__(self, name: str, run: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], limits: Limits) -> None:
+        self._run = run
+        self._limits = limits
+        self._waiting: deque[_Entry[Q, A]] = deque()
+        self._arrived = asyncio.Event()
+        self._workers: list[asyncio.Task[None]] = []
+        self._busy = 0
+        self._batch_seconds = 0.0
+        self._queue_length = metrics.QUEUE.labels(name)
+        self._batch_size = metrics.BATCH_SIZE.labels(name)
+        self._name = name
+
+    def start(self) -> None:
+        self._workers = [asyncio.create_task(self._work()) for _ in range(self._limits.workers)]
+
+    async def stop(self) -> None:
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+
+    async def submit(self, query: Q, deadline: float) -> A:
+        """Answer one request; `deadline` is on time.monotonic's clock.
+
+        Raises Overloaded or DeadlineExceeded where it is not worked on, and whatever `run` raises for it.
+        """
+        self._admit(deadline)
+        entry: _Entry[Q, A] = _Entry(query, asyncio.get_running_loop().create_future(), deadline, time.monotonic())
+        self._waiting.append(entry)
+        self._queue_length.set(len(self._waiting))
+        self._arrived.set()
+        return await entry.answer
+
+    def _admit(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            metrics.REFUSED.labels("deadline").inc()
+            raise DeadlineExceeded("the deadline had passed before the work began; allow more time")
+        if len(self._waiting) >= self._limits.queue:
+            metrics.REFUSED.labels("queue_full").inc()
+            raise Overloaded("too many requests wait; try again with back-off")
+        batches_ahead = (self._busy + len(self._waiting) // self._limits.largest) / self._limits.workers
+        if batches_ahead * self._batch_seconds > left:
+            metrics.REFUSED.labels("queue_long").inc()
+            raise Overloaded("the queue is longer than the deadline allows; try again with back-off or allow more time")
+
+    async def _work(self) -> None:
+        while True:
+            batch = await self._next()
+            if batch:
+                await self._answer(batch)
+
+    async def _next(self) -> list[_Entry[Q, A]]:
+        while not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        while self._waiting and len(self._waiting) < self._limits.largest:
+            left = self._waiting[0].since + self._limits.longest_wait - time.monotonic()
+            if left <= 0:
+                break
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), left)
+            except TimeoutError:
+                break
+        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.largest))]
+        self._queue_length.set(len(self._waiting))
+        return [entry for entry in taken if self._still_wanted(entry)]
+
+    def _still_wanted(self, entry: _Entry[Q, A]) -> bool:
+        now = time.monotonic()
+        if entry.answer.done():  # the caller left
+            return False
+        if now >= entry.deadline:
+            metrics.REFUSED.labels("deadline").inc()
+            entry.answer.set_exception(DeadlineExceeded("the deadline passed in the queue; allow more time"))
+        elif now - entry.since > self._limits.oldest_age:
+            metrics.REFUSED.labels("too_old").inc()
+            entry.answer.set_exception(Overloaded("the request waited for too long; try again with back-off"))
+        else:
+            metrics.STAGE_SECONDS.labels("queue").observe(now - entry.since)
+            return True
+        return False
+
+    async def _answer(self, batch: list[_Entry[Q, A]]) -> None:
+        self._batch_size.observe(len(batch))
+        self._busy += 1
+        started = time.monotonic()
+        try:
+            _resolve(batch, await self._run([entry.query for entry in batch]))
+        except FinestreamError as error:
+            _fail(batch, error)
+        except asyncio.CancelledError:
+            for entry in batch:
+                entry.answer.cancel()
+            raise
+        except Exception as error:
+            log.exception("a batch failed", batcher=self._name, size=len(batch))
+            if len(batch) == 1:
+                _fail(batch, error)
+            else:
+                await self._answer_alone(batch)
+        finally:
+            self._busy -= 1
+            took = time.monotonic() - started
+            self._batch_seconds += SMOOTHING * (took - self._batch_seconds)
+
+    async def _answer_alone(self, batch: list[_Entry[Q, A]]) -> None:
+        for entry in batch:
+            if not entry.answer.done():
+                await self._answer([entry])
+
+
+def _resolve(batch: list[_Entry[Q, A]], answers: Sequence[A]) -> None:
+    for entry, answer in zip(batch, answers, strict=True):
+        if not entry.answer.done():
+            entry.answer.set_result(answer)
+
+
+def _fail(batch: list[_Entry[Q, A]], error: Exception) -> None:
+    for entry in batch:
+        if not entry.answer.done():
+            entry.answer.set_exception(error)

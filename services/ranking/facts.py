@@ -1,0 +1,116 @@
+"""What ranking knows of each item beside the model's vectors: a row an item, in the item table's order.
+
+Host memory a row: the id, its categories' row sets, a few hundred bytes of opinions, and some 30 bytes of
+numbers. Written and read by jobs of the inference thread only; the loop may read single values.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from services.ranking import opinions
+from shared import topics
+from shared.graph.fold import distinct_users
+from shared.graph.state import ItemNode
+
+FIRST_CAPACITY: Final = 1024
+
+
+class Facts:
+    """Rows only grow: a withdrawn item keeps its row and is not available."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.item_ids: list[str] = []
+        self.row_of: dict[str, int] = {}
+        self.versions: list[int] = []
+        self.last_seen = 0.0
+        self._described_at: dict[str, tuple[int, int]] = {}  # item id -> partition, offset in `items`
+        self._categories: list[tuple[str, ...]] = []
+        self._rows_of_category: dict[str, set[int]] = {}
+        self._opinions: list[bytes] = []
+        self._available = torch.zeros(FIRST_CAPACITY, dtype=torch.bool, device=device)
+        self._users = torch.zeros(FIRST_CAPACITY, device=device)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def available(self) -> Tensor:
+        """(N,) bool: may be shown."""
+        return self._available[: len(self)]
+
+    @property
+    def users(self) -> Tensor:
+        """(N,) float32: about how many distinct users met the item."""
+        return self._users[: len(self)]
+
+    def put(self, nodes: Sequence[ItemNode]) -> None:
+        """Write each node's row; an id that is new gets the next row."""
+        self._reserve(len(self) + len(nodes))
+        for node in nodes:
+            row = self.row_of.get(node.item_id)
+            if row is None:
+                row = self._append(node.item_id)
+            self._write(row, node)
+
+    def withdraw(self, item_ids: Iterable[str]) -> None:
+        """Never show these again, until a newer state says otherwise. Unknown ids are passed over."""
+        for item_id in item_ids:
+            row = self.row_of.get(item_id)
+            if row is not None:
+                self._available[row] = False
+
+    def version(self, item_id: str) -> int | None:
+        """The state's version that the row shows; None for an item without a row."""
+        row = self.row_of.get(item_id)
+        return None if row is None else self.versions[row]
+
+    def reflects(self, item_id: str, partition: int, offset: int) -> bool:
+        """Whether the item's description is the record at that offset of `items`, or a later one."""
+        held = self._described_at.get(item_id)
+        return held is not None and held[0] == partition and held[1] >= offset
+
+    def rows_in(self, categories: Iterable[str]) -> set[int]:
+        """The rows with at least one of the categories."""
+        return set().union(*(self._rows_of_category.get(category, ()) for category in categories))
+
+    def opinions(self, row: int) -> tuple[opinions.Opinion, ...]:
+        return opinions.unpack(self._opinions[row])
+
+    def _append(self, item_id: str) -> int:
+        row = len(self.item_ids)
+        self.item_ids.append(item_id)
+        self.row_of[item_id] = row
+        self.versions.append(0)
+        self._categories.append(())
+        self._opinions.append(b"")
+        return row
+
+    def _write(self, row: int, node: ItemNode) -> None:
+        self.versions[row] = node.version
+        self.last_seen = max(self.last_seen, node.last_seen)
+        self._available[row] = node.available
+        self._users[row] = distinct_users(node.popularity_total)
+        self._opinions[row] = opinions.pack(node.reviews)
+        self._categorise(row, node.facts.categories if node.facts else ())
+        if topics.ITEMS in node.positions:
+            self._described_at[node.item_id] = node.positions[topics.ITEMS]
+
+    def _categorise(self, row: int, categories: tuple[str, ...]) -> None:
+        if categories == self._categories[row]:
+            return
+        for category in self._categories[row]:
+            self._rows_of_category[category].discard(row)
+        for category in categories:
+            self._rows_of_category.setdefault(category, set()).add(row)
+        self._categories[row] = categories
+
+    def _reserve(self, rows: int) -> None:
+        capacity = len(self._available)
+        if rows <= capacity:
+            return
+        more = max(rows, 2 * capacity) - capacity
+        self._available = torch.cat([self._available, self._available.new_zeros(more)])
+        self._users = torch.cat([self._users, self._users.new_zeros(more)])

@@ -1,0 +1,49 @@
+"""One request on its way through the stages."""
+
+import uuid
+from dataclasses import dataclass, field
+
+from services.ranking.graph import Node
+from services.ranking.requests import Query
+from shared.graph.state import UserState
+from shared.pb.finestream.v1 import ranking_pb2
+
+FULL = ranking_pb2.RUNG_FULL
+CACHED = ranking_pb2.RUNG_CACHED
+POPULAR = ranking_pb2.RUNG_POPULAR
+NAME_OF_RUNG = {FULL: "full", CACHED: "cached", POPULAR: "popular"}
+
+
+@dataclass(frozen=True, slots=True)
+class Hydrated:
+    """A user's state as Hydrate got it. `node` None: graph_updater does not answer and none is remembered."""
+
+    node: Node | None
+    space: str
+    fresh: bool = True  # False: the last known state, or none
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    row: int
+    score: float
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    query: Query
+    hydrated: Hydrated
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    # Ladder
+    user: UserState = field(default_factory=lambda: UserState(""))  # the context included
+    history: tuple[int, ...] = ()  # rows of the user's items, newest first
+    watermark: float = 0.0
+    rung: "ranking_pb2.Rung" = POPULAR
+    reason: str = ""
+    # Source, Filter
+    rows: set[int] | None = None  # None: the whole catalogue
+    banned: set[int] = field(default_factory=set)
+    # Select, Explain, Respond
+    picks: list[Pick] = field(default_factory=list)
+    explanations: list[ranking_pb2.Explanation] = field(default_factory=list)
+    response: ranking_pb2.RankResponse | None = None

@@ -1,0 +1,113 @@
+"""A ranking, as a list of stages:
+
+    Hydrate → Ladder → Source → Filter → Score → Select → Explain → Respond → SideEffect
+
+Hydrate and SideEffect wait for others, so they run in the event loop; the rest is one job of the inference
+thread a micro-batch.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from services.ranking import metrics
+from services.ranking.batcher import Limits, MicroBatcher
+from services.ranking.catalogue import Catalogue
+from services.ranking.generation import Generation
+from services.ranking.inference import Inference
+from services.ranking.job import NAME_OF_RUNG, POPULAR, Job
+from services.ranking.requests import Query
+from services.ranking.stages import explain, filter, ladder, respond, score, select, source
+from services.ranking.stages.hydrate import Hydrate
+from services.ranking.stages.side_effect import Impressions
+from shared.errors import Unavailable
+from shared.pb.finestream.v1 import ranking_pb2
+
+MAX_HYDRATIONS: Final = 3  # a state is of one space; a bundle of another space may come in between
+
+
+class Pipeline:
+    def __init__(
+        self,
+        hydrate: Hydrate,
+        catalogue: Catalogue,
+        inference: Inference,
+        impressions: Impressions | None,
+        limits: Limits,
+        tile_items: int = 16_384,
+    ) -> None:
+        self._hydrate = hydrate
+        self._catalogue = catalogue
+        self._inference = inference
+        self._impressions = impressions
+        self._tile_items = tile_items
+        self._together: MicroBatcher[Job, Job] = MicroBatcher("rank", self._infer, limits)
+
+    def start(self) -> None:
+        self._hydrate.start()
+        self._together.start()
+
+    async def stop(self) -> None:
+        await self._together.stop()
+        await self._hydrate.stop()
+
+    async def rank(self, query: Query, deadline: float) -> ranking_pb2.RankResponse:
+        """Answer one query; `deadline` is on time.monotonic's clock.
+
+        Raises DeadlineExceeded, Overloaded, or Unavailable where bundles of other spaces follow too fast.
+        """
+        for _ in range(MAX_HYDRATIONS):
+            with _timed("hydrate"):
+                hydrated = await self._hydrate.hydrate(query, deadline)
+            job = await self._together.submit(Job(query, hydrated), deadline)
+            if job.response is not None:
+                self._side_effect(query, job.response)
+                return job.response
+        raise Unavailable("the model is being replaced; try again")
+
+    async def _infer(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        await self._inference.run(self._rank_now, jobs)
+        return jobs
+
+    def _rank_now(self, all_jobs: Sequence[Job]) -> None:
+        generation, now = self._catalogue.current, time.time()
+        jobs = [job for job in all_jobs if job.hydrated.space == generation.release.space]
+        with _timed("ladder"):
+            ladder.place(jobs, generation, now)
+        with _timed("source"):
+            source.find(jobs, generation.facts)
+        with _timed("filter"):
+            filter.narrow(jobs, generation.facts)
+        self._score_and_select(jobs, generation, now)
+        with _timed("explain"):
+            explain.explain(jobs, generation)
+        with _timed("respond"):
+            respond.respond(jobs, generation)
+
+    def _score_and_select(self, jobs: Sequence[Job], generation: Generation, now: float) -> None:
+        popular = [job for job in jobs if job.rung == POPULAR]
+        personal = [job for job in jobs if job.rung != POPULAR]
+        if personal and generation.release.model and generation.table:
+            with _timed("score"):
+                users = score.encode(personal, generation.release.model, generation.table, now)
+            table = generation.table
+            self._select(personal, generation, lambda which: score.by_model(users[which], table))
+        if popular:
+            self._select(popular, generation, lambda which: score.by_popularity(generation.facts, len(which)))
+
+    def _select(self, jobs: Sequence[Job], generation: Generation, tiles: "select.TilesOf") -> None:
+        with _timed("select"):
+            select.fill(jobs, tiles, generation.facts.available, self._tile_items)
+
+    def _side_effect(self, query: Query, response: ranking_pb2.RankResponse) -> None:
+        metrics.ANSWERS.labels(NAME_OF_RUNG[response.rung]).inc()
+        if self._impressions:
+            self._impressions.offer(query.user_id, response)
+
+
+@contextmanager
+def _timed(stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    metrics.STAGE_SECONDS.labels(stage).observe(time.perf_counter() - started)

@@ -1,0 +1,36 @@
+"""A generation's rehearsal: everything that a request would run, once, before any request meets it."""
+
+import time
+from typing import Final
+
+import torch
+
+from services.ranking.generation import Generation
+from services.ranking.job import Hydrated, Job
+from services.ranking.requests import Query
+from services.ranking.stages import score, select
+from shared.graph.state import InteractionSlot, UserState
+
+HISTORY: Final = 3
+BATCHES: Final = (1, 8)
+
+
+def rehearse(generation: Generation) -> None:
+    """Rank for made-up users. Raises ValueError where the model's answers are not finite, and whatever it raises."""
+    model, table = generation.release.model, generation.table
+    if model is None or table is None:
+        return
+    now = time.time()
+    met = tuple(
+        InteractionSlot(now, f"rehearsal:{i}", item, "click") for i, item in enumerate(table.item_ids[:HISTORY])
+    )
+    for count in BATCHES:
+        jobs = [_job(met) for _ in range(count)]
+        users = score.encode(jobs, model, table, now)
+        if users.shape != (count, table.vectors.shape[1]) or not torch.isfinite(users).all():
+            raise ValueError("the model's users are not finite vectors of the item table's length")
+        select.best(score.by_model(users, table), generation.facts.available, [set()] * count, 10, len(table))
+
+
+def _job(met: tuple[InteractionSlot, ...]) -> Job:
+    return Job(Query("rehearsal", 1), Hydrated(None, ""), user=UserState("rehearsal", met))

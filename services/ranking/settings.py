@@ -1,0 +1,51 @@
+"""ranking's settings: FINESTREAM_RANKING_*."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from shared.settings import BundleSettings, GraphClientSettings, ServiceSettings
+
+
+class RankingSettings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="FINESTREAM_RANKING_", extra="ignore")
+
+    port: int = Field(50054, ge=0, le=65535, description="gRPC port; 0: any free one")
+    metrics_port: int = Field(
+        9105, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free one"
+    )
+    graph: GraphClientSettings = Field(default_factory=GraphClientSettings)
+    bundles: BundleSettings = Field(default_factory=BundleSettings)
+
+    k_limit: int = Field(1000, ge=1, le=10_000, description="the largest k of a request")
+    deadline_seconds: float = Field(1.0, gt=0, le=600, description="of a call whose client set none")
+
+    batch_size: int = Field(64, ge=1, le=1000, description="the most requests of one inference")
+    batch_wait_seconds: float = Field(
+        0.002,
+        ge=0,
+        le=1,
+        description="how long a request waits for company: half of it for its state, half for inference",
+    )
+    queue_limit: int = Field(1024, ge=1, le=1_000_000, description="requests that wait; one more is refused at once")
+    queue_age_seconds: float = Field(2.0, gt=0, le=60, description="a request that has waited for longer is refused")
+    hydrate_timeout_seconds: float = Field(
+        0.25, gt=0, le=60, description="graph_updater is given this long before the last known state of a user is used"
+    )
+    user_cache_bytes: int = Field(64 * 1024 * 1024, ge=0, description="of last known user states, for that case")
+    user_cache_seconds: float = Field(3600.0, gt=0, description="how old a last known user state may be")
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
+    torch_threads: int = Field(1, ge=1, le=256, description="of one inference on the CPU")
+    tile_items: int = Field(16_384, ge=16, le=4_194_304, description="items scored at once")
+    encode_items: int = Field(64, ge=1, le=10_000, description="items encoded between two inferences")
+    fetch_items: int = Field(128, ge=1, le=500, description="items asked of graph_updater in one call")
+
+    bundle_poll_seconds: float = Field(1.0, gt=0, le=3600, description="how often current.json is read")
+    bundle_retry_seconds: float = Field(30.0, gt=0, le=86_400, description="until a refused bundle is tried again")
+    bundle_cache: Path = Field(Path(".run/bundle-cache"), description="where fetched bundles are kept")
+
+    impressions: bool = Field(True, description="write what was shown to the impressions topic")
+    impressions_buffer: int = Field(10_000, ge=1, le=10_000_000, description="impressions that wait; more are dropped")

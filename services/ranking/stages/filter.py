@@ -1,0 +1,18 @@
+"""Filter: the request's excludes and categories, and what the user has seen. Select leaves out what is withdrawn."""
+
+from services.ranking.facts import Facts
+from services.ranking.job import Job
+
+
+def narrow(jobs: list[Job], facts: Facts) -> None:
+    """Fill in `banned`; where only some rows are ranked, take the banned ones out of `rows`."""
+    for job in jobs:
+        excluded = (facts.row_of.get(item_id) for item_id in job.query.excludes)
+        job.banned = {row for row in excluded if row is not None}
+        if not job.query.include_seen:
+            job.banned.update(job.history)
+        if job.query.categories:
+            members = facts.rows_in(job.query.categories)
+            job.rows = members if job.rows is None else job.rows & members
+        if job.rows is not None:
+            job.rows = job.rows - job.banned

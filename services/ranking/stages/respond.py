@@ -1,0 +1,24 @@
+"""Respond: the answer as it travels."""
+
+from itertools import zip_longest
+
+from services.ranking.generation import Generation
+from services.ranking.job import Job
+from shared.pb.finestream.v1 import ranking_pb2
+
+
+def respond(jobs: list[Job], generation: Generation) -> None:
+    item_ids = generation.facts.item_ids
+    for job in jobs:
+        items = [
+            ranking_pb2.RankedItem(item_id=item_ids[pick.row], score=pick.score, explanation=explanation)
+            for pick, explanation in zip_longest(job.picks, job.explanations)
+        ]
+        job.response = ranking_pb2.RankResponse(
+            items=items,
+            rung=job.rung,
+            rung_reason=job.reason,
+            model_version=generation.release.version,
+            watermark=job.watermark,
+            request_id=job.request_id,
+        )

@@ -1,0 +1,73 @@
+"""SideEffect: what was shown goes to the impressions topic. Never in a caller's way: bounded, and dropped when full."""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Final, Protocol
+
+from services.ranking import metrics
+from services.ranking.job import NAME_OF_RUNG
+from shared import events, logs, topics
+from shared.errors import FinestreamError
+from shared.events import Impression
+from shared.pb.finestream.v1 import ranking_pb2
+
+log = logs.get(__name__)
+BATCH: Final = 500
+
+
+class Sender(Protocol):
+    """What shared.kafka.Producer offers."""
+
+    async def send_all(self, batch: list[tuple[str, events.Event]]) -> list[events.Source]: ...
+
+
+class Impressions:
+    def __init__(self, sender: Sender, buffer: int) -> None:
+        self._sender = sender
+        self._waiting: asyncio.Queue[Impression] = asyncio.Queue(buffer)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._send_for_ever())
+
+    async def stop(self, seconds: float = 2.0) -> None:
+        """Give what waits some time to leave, then stop."""
+        if self._task is None:
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._waiting.join(), seconds)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        metrics.IMPRESSIONS_DROPPED.inc(self._waiting.qsize())
+
+    def offer(self, user_id: str, response: ranking_pb2.RankResponse) -> None:
+        """Note an answer; returns at once."""
+        if not response.items:
+            return
+        impression = Impression(
+            request_id=response.request_id,
+            user_id=user_id,
+            ts=time.time(),
+            item_ids=[item.item_id for item in response.items],
+            rung=NAME_OF_RUNG[response.rung],
+            model_version=response.model_version,
+        )
+        try:
+            self._waiting.put_nowait(impression)
+        except asyncio.QueueFull:
+            metrics.IMPRESSIONS_DROPPED.inc()
+
+    async def _send_for_ever(self) -> None:
+        while True:
+            batch = [await self._waiting.get()]
+            while len(batch) < BATCH and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            try:
+                await self._sender.send_all([(topics.IMPRESSIONS, impression) for impression in batch])
+            except FinestreamError as error:
+                metrics.IMPRESSIONS_DROPPED.inc(len(batch))
+                log.warning("impressions were dropped", count=len(batch), error=str(error))
+            finally:
+                for _ in batch:
+                    self._waiting.task_done()

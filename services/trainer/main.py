@@ -1,0 +1,86 @@
+"""The trainer: read the archive, train, compare, publish a bundle. A job: it ends, with 0 when it has published."""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from services.trainer import pipeline, report
+from services.trainer.settings import TrainerSettings
+from shared import archive, bundle, logs, settings, space, topics
+from shared.models.dataset import Log, read_log
+
+TOPICS = (topics.INTERACTIONS, topics.OPINIONS, topics.ITEMS, topics.ITEM_SEMANTICS, topics.ERASURES)
+
+log = logs.get(__name__)
+
+
+def main() -> None:
+    """Exit codes: 0 published; 1 nothing could be learnt or the archive cannot be read; 2 a wrong setting."""
+    if sys.argv[1:]:
+        _end(f"the trainer takes no arguments ({' '.join(sys.argv[1:])}); its settings are FINESTREAM_TRAINER_*", 2)
+    chosen = settings.read(TrainerSettings)
+    logs.configure("trainer", chosen.log_level)
+    log.info("settings", **settings.masked(chosen))
+    try:
+        defined = space.load(chosen.space.name, chosen.space.root)
+    except FileNotFoundError as error:
+        _end(f"FINESTREAM_SPACE_NAME: no such space: {error}", 2)
+    try:
+        run(chosen, defined)
+    except pipeline.NothingToLearn as error:
+        _end(str(error), 1)
+    except (archive.BadArchive, OSError) as error:
+        _end(f"the archive or the bundles' store cannot be used: {error}", 1)
+
+
+def run(chosen: TrainerSettings, defined: space.Space) -> str:
+    """One training from archive to published bundle; answers the version."""
+    started = time.monotonic()
+    reflected = archive.offsets(chosen.archive.url)  # before reading: what is read reflects at least these
+    read = read_log((event for event, _ in archive.events_of(chosen.archive.url, TOPICS)), defined.name)
+    log.info("log read", interactions=read.interactions, users=len(read.by_user), items=len(read.by_item))
+    outcome = pipeline.train(read, defined, chosen)
+    outcome.report["seconds"] = round(time.monotonic() - started, 1)
+    version = publish(outcome, meta_of(outcome, read, reflected), chosen)
+    Console().print(report.table(outcome.report))
+    log.info(
+        "published", version=version, kind=outcome.report["published"], seconds=outcome.report["seconds"],
+        ndcg_at_10=outcome.report["model"]["ndcg@10"],
+    )  # fmt: skip
+    return version
+
+
+def meta_of(outcome: pipeline.Outcome, read: Log, reflected: dict[str, dict[int, int]]) -> bundle.Meta:
+    """What the bundle says of itself."""
+    return bundle.Meta(
+        kind=outcome.model.kind,
+        space=outcome.model.space,
+        data_from=read.times[0],
+        data_timestamp=max(ts for facts in read.by_item.values() for ts, _ in facts[-1:]),
+        metrics=outcome.report,
+        offsets=reflected,
+    )
+
+
+def publish(outcome: pipeline.Outcome, meta: bundle.Meta, chosen: TrainerSettings) -> str:
+    """Model, item table and report, as one bundle."""
+    with tempfile.TemporaryDirectory(prefix="finestream-bundle-") as temporary:
+        folder = Path(temporary)
+        outcome.model.save(folder)
+        outcome.table.save(folder)
+        (folder / "report.json").write_text(json.dumps(outcome.report, indent=2) + "\n")
+        (folder / "report.md").write_text(report.markdown(outcome.report))
+        return bundle.publish(chosen.bundles.url, folder, meta, chosen.keep)
+
+
+def _end(sentence: str, code: int) -> None:
+    print(f"finestream: {sentence}", file=sys.stderr)  # noqa: T201  # read by a person, as settings.read's line is
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

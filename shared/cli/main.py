@@ -1,0 +1,126 @@
+"""`finestream`: one console script for the system on one machine and for clients of any."""
+
+import asyncio
+import json
+import os
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from shared import logs
+from shared.cli import bundles, dlq, publish, settings_table
+from shared.cli.client import ClientSettings, connect
+from shared.cli.demo.command import demo
+from shared.cli.generate import event_schema
+from shared.cli.replay import replay as replay_file
+from shared.cli.running import fail, run
+from shared.cli.screen import Screen
+from shared.cli.tables import ranking_of, table
+from shared.local import layout
+from shared.local.loglines import OnConsole
+from shared.local.up import run as run_system
+from shared.pb.finestream.v1 import ranking_pb2
+from shared.settings import KafkaSettings, read
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(publish.app, name="publish")
+app.add_typer(bundles.app, name="bundles")
+app.add_typer(dlq.app, name="dlq")
+
+app.command(epilog="Example: finestream demo --reviews reviews.json.gz --json summary.json")(demo)
+
+Data = Annotated[Path, typer.Option(help="folder of everything that is kept")]
+Reviews = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Amazon-format JSON lines, gzip or not")]
+Meta = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="metadata of the items, JSON lines")]
+
+
+@app.command(epilog="Example: finestream up --data .run")
+def up(
+    data: Data = Path(".run"),
+    free_ports: Annotated[bool, typer.Option("--free-ports", help="any free ports, not the default ones")] = False,
+) -> None:
+    """Run the whole system on this machine until Ctrl-C: embedded broker, and every service as its own process."""
+    console = Console(stderr=True)
+    logs.configure("up")
+    try:
+        ports = layout.Ports.free() if free_ports else layout.Ports.default()
+        system = layout.local(data, ports)
+    except ValueError as error:
+        fail(f"a port in the environment is no number: {error}", 2)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    raise typer.Exit(asyncio.run(run_system(system, OnConsole(console), say)))
+
+
+@app.command(epilog="Example: finestream replay reviews.json.gz --rate 500")
+def replay(
+    file: Reviews,
+    rate: Annotated[float, typer.Option(min=0, help="events a second; 0: as fast as they are taken")] = 0.0,
+    items: Meta = None,
+) -> None:
+    """Stream a file of reviews into Kafka: every line is a review and an interaction."""
+    run(replay_file(file, items, rate, read(KafkaSettings), Screen(Console(stderr=True))))
+
+
+@app.command(epilog="Example: finestream rank alice --k 5 --context B003VWJ2K8")
+def rank(
+    user: Annotated[str, typer.Argument(help="user id")],
+    k: Annotated[int, typer.Option(help="how many items")] = 10,
+    context: Annotated[list[str] | None, typer.Option(help="an item looked at now; may be repeated")] = None,
+    category: Annotated[list[str] | None, typer.Option(help="only items with one of these categories")] = None,
+    include_seen: Annotated[bool, typer.Option("--include-seen", help="items of the history too")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
+) -> None:
+    """Rank the catalogue for a user, and say why."""
+    ranking, titles = run(_rank(user, k, context or [], category or [], include_seen))
+    Console().print_json(data=ranking) if as_json else Console().print(table(ranking, titles))
+
+
+async def _rank(
+    user: str, k: int, context: list[str], categories: list[str], include_seen: bool
+) -> tuple[dict[str, object], dict[str, str]]:
+    async with connect(read(ClientSettings)) as client:
+        answer = await client.rank(user, k, context=context, categories=categories, include_seen=include_seen)
+        nodes = await client.items(_named_in(answer))
+        titles = {item_id: node.facts.title for item_id, node in nodes.items() if node.facts}
+        return ranking_of(user, answer), titles
+
+
+def _named_in(answer: ranking_pb2.RankResponse) -> list[str]:
+    reasons = [item.explanation.history.item_id for item in answer.items]
+    return sorted({*(item.item_id for item in answer.items), *reasons} - {""})
+
+
+@app.command(
+    epilog="Example: finestream train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def train(context: typer.Context, data: Data = Path(".run")) -> None:
+    """Train on the archive, compare with the baselines, and publish the best: the same job as the cluster's."""
+    system = layout.local(data, layout.Ports.default())
+    command = [*system.trainer_command(), *context.args]
+    raise typer.Exit(subprocess.run(command, env=system.trainer_env(), check=False).returncode)
+
+
+@app.command(epilog="Example: finestream schema > events.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of every event."""
+    typer.echo(json.dumps(event_schema(), indent=2, sort_keys=True))
+
+
+@app.command(epilog="Example: finestream settings")
+def settings() -> None:
+    """Print every setting of every service as a Markdown table."""
+    typer.echo(settings_table.markdown())
+
+
+def main() -> None:
+    """The console script."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its info lines are no business of a command's user
+    app()
+
+
+if __name__ == "__main__":
+    main()

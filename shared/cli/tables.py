@@ -1,0 +1,74 @@
+"""Rankings and their explanations, for the eye and for JSON."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rich.markup import escape
+from rich.table import Table
+
+from shared.pb.finestream.v1 import ranking_pb2
+
+RUNGS: Final = {
+    ranking_pb2.RUNG_FULL: "full",
+    ranking_pb2.RUNG_CACHED: "cached",
+    ranking_pb2.RUNG_POPULAR: "popular",
+}
+
+
+def explanation(reason: ranking_pb2.Explanation) -> dict[str, Any]:
+    """An explanation as plain values; `kind` is opinion, history, popular, or "" where there is none."""
+    kind = reason.WhichOneof("reason")
+    if kind == "opinion":
+        said = reason.opinion
+        return {
+            "kind": kind, "attribute": said.attribute, "opinion": said.opinion, "quote": said.quote,
+            "review_id": said.review_id,
+        }  # fmt: skip
+    if kind == "history":
+        return {"kind": kind, "item_id": reason.history.item_id}
+    if kind == "popular":
+        return {"kind": kind, "users": round(reason.popular.users)}
+    return {"kind": ""}
+
+
+def sentence(reason: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """An explanation as one sentence."""
+    if reason["kind"] == "opinion":
+        return f"{reason['attribute']}: “{reason['quote']}” (review {reason['review_id']})"
+    if reason["kind"] == "history":
+        return f"because of {named(reason['item_id'], titles)}"
+    if reason["kind"] == "popular":
+        return f"met by about {reason['users']} users"
+    return ""
+
+
+def ranking_of(user_id: str, answer: ranking_pb2.RankResponse) -> dict[str, Any]:
+    """A ranking as plain values."""
+    return {
+        "user": user_id,
+        "items": [item.item_id for item in answer.items],
+        "scores": [round(item.score, 4) for item in answer.items],
+        "explanations": [explanation(item.explanation) for item in answer.items],
+        "rung": RUNGS.get(answer.rung, "unknown"),
+        "rung_reason": answer.rung_reason,
+        "model_version": answer.model_version,
+        "watermark": answer.watermark,
+    }
+
+
+def table(ranking: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
+    """A ranking as a table, one row an item."""
+    rung = ranking["rung"] + (f" ({ranking['rung_reason']})" if ranking["rung_reason"] else "")
+    heading = f"{ranking['user']}: rung {rung}, model {ranking['model_version'] or 'none yet'}"
+    drawn = Table(title=escape(heading), title_justify="left")
+    for name, justify in (("#", "right"), ("item", "left"), ("score", "right"), ("why", "left")):
+        drawn.add_column(name, justify=justify)  # type: ignore[arg-type]  # the four words are right
+    rows = zip(ranking["items"], ranking["scores"], ranking["explanations"], strict=True)
+    for number, (item_id, score, reason) in enumerate(rows, 1):
+        drawn.add_row(str(number), escape(named(item_id, titles)), f"{score:.3f}", escape(sentence(reason, titles)))
+    return drawn
+
+
+def named(item_id: str, titles: Mapping[str, str]) -> str:
+    title = titles.get(item_id, "")
+    return f"{title} [{item_id}]" if title else item_id

@@ -1,0 +1,108 @@
+"""Records that can never succeed: kept with their bytes, where they came from, and why.
+
+A dead letter lies in `<topic>.dlq` with the key, value and headers of the original and the headers
+dlq-{topic,partition,offset,timestamp,group,service,error,reason,attempt}, all UTF-8 text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, get_args
+
+from shared import logs, topics
+from shared.errors import InvalidRequest
+from shared.events import Reason, Source
+from shared.kafka import Headers, Producer
+from shared.metrics import DEAD_LETTERS
+
+PREFIX: Final = "dlq-"
+MAX_ERROR_CHARS: Final = 500
+TRUNCATED_BYTES: Final = 256 * 1024  # of a value that Kafka refuses to take again with our headers added
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as it lies in Kafka. `source.topic` is the plain name, without the operator's prefix."""
+
+    source: Source
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter: the original record and what is known of its failure.
+
+    `timestamp` (in record.source.appended_at) is seconds since 1970; `attempt` counts how often it was tried.
+    """
+
+    record: Record
+    group: str
+    service: str
+    reason: Reason
+    error: str
+    attempt: int = 1
+
+
+def headers_of(letter: Letter) -> list[tuple[str, bytes]]:
+    """The original's headers, then ours. Headers of an earlier dead letter (a replayed one) are replaced."""
+    source = letter.record.source
+    ours = {
+        "topic": source.topic,
+        "partition": str(source.partition),
+        "offset": str(source.offset),
+        "timestamp": repr(source.appended_at),
+        "group": letter.group,
+        "service": letter.service,
+        "error": letter.error[:MAX_ERROR_CHARS],
+        "reason": letter.reason,
+        "attempt": str(letter.attempt),
+    }
+    kept = [(name, value) for name, value in letter.record.headers if not name.startswith(PREFIX)]
+    return kept + [(PREFIX + name, value.encode("utf-8", "replace")) for name, value in ours.items()]
+
+
+def read(key: bytes | None, value: bytes | None, headers: Headers) -> Letter:
+    """The inverse: a letter from a record of a `.dlq` topic. Raises ValueError when a header is missing or wrong."""
+    found = {name.removeprefix(PREFIX): data.decode() for name, data in headers if name.startswith(PREFIX)}
+    try:
+        source = Source(found["topic"], int(found["partition"]), int(found["offset"]), float(found["timestamp"]))
+        reason = found["reason"]
+        if reason not in get_args(Reason):
+            raise ValueError(f"unknown reason {reason!r}")
+        kept = tuple((name, data) for name, data in headers if not name.startswith(PREFIX))
+        return Letter(
+            Record(source, key, value, kept), found["group"], found["service"], reason,  # type: ignore[arg-type]  # checked above
+            found["error"], int(found["attempt"]),
+        )  # fmt: skip
+    except KeyError as missing:
+        raise ValueError(f"not a dead letter: header {PREFIX}{missing.args[0]} is missing") from None
+
+
+async def send(producer: Producer, letter: Letter) -> None:
+    """Write one dead letter; returns when the broker has acknowledged it. Raises Unavailable when it does not."""
+    record, topic = letter.record, topics.dead_letters(letter.record.source.topic)
+    headers = headers_of(letter)
+    try:
+        await producer.send_raw(topic, record.key, record.value, headers)
+    except InvalidRequest:
+        # Too large with our headers on top: a cut letter is better than a partition that waits for ever.
+        value = record.value or b""
+        headers.append((PREFIX + "cut-from-bytes", str(len(value)).encode()))
+        await producer.send_raw(topic, record.key, value[:TRUNCATED_BYTES], headers)
+    DEAD_LETTERS.labels(record.source.topic, letter.reason).inc()
+    _log(letter)
+
+
+def _log(letter: Letter) -> None:
+    source = letter.record.source
+    log.warning(
+        "dead letter", topic=source.topic, partition=source.partition, offset=source.offset,
+        reason=letter.reason, attempt=letter.attempt, group=letter.group,
+    )  # fmt: skip
+
+
+def have_topic(names: Sequence[str]) -> bool:
+    """Whether each of these plain topic names has a dead-letter topic."""
+    return {t.name for t in topics.ALL if t.dead_letters}.issuperset(names)

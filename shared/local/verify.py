@@ -1,0 +1,153 @@
+"""Was anything lost, and is the live state what the log says? Both are answered from the archive."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from shared import archive, topics
+from shared.dead_letters import Letter
+from shared.events import Erasure, Event, Interaction, Item, Opinions, Reason, Source
+from shared.graph import fold
+from shared.graph.fold import ItemFact, UserFact
+from shared.graph.state import ItemNode, UserState
+from shared.local.ledger import Ledger
+
+USER_TOPICS: Final = (topics.INTERACTIONS, topics.OPINIONS, topics.ERASURES)
+ITEM_TOPICS: Final = (topics.ITEMS, topics.ITEM_SEMANTICS, topics.ITEM_EDGES)
+FACTS_HELD: Final = 256  # of one node, before they are joined into its state
+POLL_SECONDS: Final = 0.5
+Node = TypeVar("Node", UserState, ItemNode)
+Fact = TypeVar("Fact")
+
+
+@dataclass
+class Archived:
+    """What the archive holds: ids by topic, pairs found by review id, and the states that its facts fold to."""
+
+    ids: dict[str, set[str]]
+    pairs: dict[str, int]
+    users: dict[str, UserState]
+    items: dict[str, ItemNode]
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """Every id sent ends in exactly one of three places. `unanswered`: reviews with neither opinions nor letter."""
+
+    lost: dict[str, list[str]]  # topic -> ids in neither the archive nor the dead letters
+    dead: dict[str, Reason]  # by id
+    unanswered: list[str]
+
+    @property
+    def lost_count(self) -> int:
+        return sum(map(len, self.lost.values()))
+
+
+class _ReviewId(Struct):
+    review_id: str
+
+
+def read(url: str) -> Archived:
+    """Read the whole archive once and fold it. Raises BadArchive when it is damaged."""
+    found = Archived({topic: set() for topic in (topics.INTERACTIONS, topics.REVIEWS, topics.ITEMS)}, {}, {}, {})
+    for row in archive.read(url, [topics.REVIEWS]):
+        found.ids[topics.REVIEWS].add(msgspec.json.decode(row.value, type=_ReviewId).review_id)
+    users = _Folding[UserFact](partial(_join_user, found.users))
+    items = _Folding[ItemFact](partial(_join_item, found.items))
+    for event, _ in archive.events_of(url, [*USER_TOPICS, *ITEM_TOPICS]):
+        _note(found, event)
+        if isinstance(event, Interaction | Opinions | Erasure):
+            users.add(event.user_id, event)
+        else:
+            items.add(event.item_id, event)  # type: ignore[union-attr,arg-type]  # ITEM_TOPICS hold nothing else
+    users.end()
+    items.end()
+    return found
+
+
+def appended_at(url: str, wanted: Collection[tuple[str, int, int]]) -> dict[tuple[str, int, int], float]:
+    """When the broker took these records: (topic, partition, offset) -> seconds since 1970."""
+    names = sorted({topic for topic, _, _ in wanted})
+    rows = ((row.topic, row.partition, row.offset, row.appended_at) for row in archive.read(url, names))
+    return {
+        (topic, partition, offset): at for topic, partition, offset, at in rows if (topic, partition, offset) in wanted
+    }
+
+
+def account(ledger: Ledger, found: Archived, letters: Sequence[Letter]) -> Accounts:
+    """Where every id of the ledger ended."""
+    reason_at = {_place(letter.record.source): letter.reason for letter in letters}
+    dead = {
+        sent_id: reason_at[topic, *place]
+        for topic, ids in ledger.sent.items()
+        for sent_id, place in ids.items()
+        if (topic, *place) in reason_at
+    }
+    lost = {topic: sorted(ids.keys() - found.ids[topic] - dead.keys()) for topic, ids in ledger.sent.items()}
+    unanswered = sorted(ledger.sent[topics.REVIEWS].keys() - found.pairs.keys() - dead.keys())
+    return Accounts({topic: ids for topic, ids in lost.items() if ids}, dead, unanswered)
+
+
+async def differing(
+    folded: dict[str, Node],
+    live: Callable[[Sequence[str]], Awaitable[dict[str, Node]]],
+    same: Callable[[Node, Node], bool],
+    within_seconds: float,
+) -> list[str]:
+    """Ids whose live state is not what the archive folds to, once none changes that or the time is over.
+
+    The archive is read first, so the live state may still be on its way to it, and only then.
+    """
+    deadline, waiting = time.monotonic() + within_seconds, sorted(folded)
+    while True:
+        states = await live(waiting)
+        waiting = [node for node in waiting if node not in states or not same(states[node], folded[node])]
+        if not waiting or time.monotonic() > deadline:
+            return waiting
+        await asyncio.sleep(POLL_SECONDS)
+
+
+class _Folding(Generic[Fact]):
+    """Gathers a few facts a node and joins them together: one join a fact would copy every state every time."""
+
+    def __init__(self, join: Callable[[str, list[Fact]], None]) -> None:
+        self._join = join
+        self._held: dict[str, list[Fact]] = {}
+
+    def add(self, node: str, fact: Fact) -> None:
+        facts = self._held.setdefault(node, [])
+        facts.append(fact)
+        if len(facts) >= FACTS_HELD:
+            self._join(node, self._held.pop(node))
+
+    def end(self) -> None:
+        for node, facts in self._held.items():
+            self._join(node, facts)
+        self._held.clear()
+
+
+def _join_user(users: dict[str, UserState], user_id: str, facts: list[UserFact]) -> None:
+    users[user_id] = fold.fold_user(users.get(user_id, UserState(user_id)), facts)
+
+
+def _join_item(items: dict[str, ItemNode], item_id: str, facts: list[ItemFact]) -> None:
+    items[item_id] = fold.fold_item(items.get(item_id, ItemNode(item_id)), facts)
+
+
+def _note(found: Archived, event: Event) -> None:
+    if isinstance(event, Interaction):
+        found.ids[topics.INTERACTIONS].add(event.event_id)
+    elif isinstance(event, Opinions):
+        found.pairs[event.review_id] = len(event.pairs)
+    elif isinstance(event, Item):
+        found.ids[topics.ITEMS].add(event.item_id)
+
+
+def _place(source: Source) -> tuple[str, int, int]:
+    return (source.topic, source.partition, source.offset)

@@ -1,0 +1,163 @@
+"""A log to training samples: what would have been known at the time, and nothing else.
+
+A case is one user at one time: their state folded over strictly earlier facts, and the items they then met for the
+first time. A window is a stretch of cases that share one view of the catalogue: every item's state folded over
+facts strictly before the window's first case. Both use the fold and the bounds that serving uses.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from shared.events import Erasure, Event, Interaction, Item, ItemSemantics, Opinions, Source
+from shared.graph.fold import ItemFact, UserFact, edges_of, fold_item, fold_user
+from shared.graph.state import ItemNode, UserState
+
+NOWHERE = Source("", 0, 0, 0.0)  # samples are told apart by event time; who wrote a fact where is not asked
+
+
+@dataclass(frozen=True)
+class Case:
+    """`user` as of just before `ts`, and the items met at `ts` that the state does not hold yet."""
+
+    ts: float
+    user: UserState
+    targets: tuple[str, ...]
+
+
+@dataclass
+class Log:
+    """The facts of a log by node, each list in order of (event time, id)."""
+
+    by_user: dict[str, list[tuple[float, UserFact]]] = field(default_factory=lambda: defaultdict(list))
+    by_item: dict[str, list[tuple[float, ItemFact]]] = field(default_factory=lambda: defaultdict(list))
+    times: list[float] = field(default_factory=list)  # of interactions, ascending
+
+    @property
+    def interactions(self) -> int:
+        return len(self.times)
+
+    def before(self, ts: float) -> int:
+        """How many interactions are strictly earlier."""
+        return bisect_left(self.times, ts)
+
+
+def read_log(events: Iterable[Event], space: str) -> Log:
+    """Sort facts into nodes. Each interaction counts once however often it was logged; facts that an erasure
+    covers do not exist, for items neither; facts of another space are passed over.
+    """
+    erased: dict[str, float] = {}
+    interactions: dict[str, Interaction] = {}
+    opinions: dict[tuple[object, ...], Opinions] = {}
+    log = Log()
+    for event in events:
+        if isinstance(event, Erasure):
+            erased[event.user_id] = max(erased.get(event.user_id, 0.0), event.erased_at)
+        elif isinstance(event, Interaction):
+            held = interactions.get(event.event_id)
+            if held is None or _order(event) > _order(held):
+                interactions[event.event_id] = event
+        elif isinstance(event, Opinions) and event.space == space:
+            opinions[_identity(event)] = event
+        elif isinstance(event, Item) or (isinstance(event, ItemSemantics) and event.space == space):
+            log.by_item[event.item_id].append((event.ts, event))
+    facts: list[Interaction | Opinions] = [*sorted(interactions.values(), key=_order), *opinions.values()]
+    for fact in facts:
+        if fact.ts > erased.get(fact.user_id, 0.0):
+            log.by_user[fact.user_id].append((fact.ts, fact))
+            log.by_item[fact.item_id].append((fact.ts, edges_of(fact, NOWHERE)))
+            if isinstance(fact, Interaction):
+                log.times.append(fact.ts)
+    for of_user in log.by_user.values():
+        of_user.sort(key=_time)
+    for of_item in log.by_item.values():
+        of_item.sort(key=_time)
+    return log
+
+
+def cases(log: Log, start: float, end: float) -> list[Case]:
+    """Every case with start <= ts < end, in order of (ts, user)."""
+    found = [case for user_id, facts in log.by_user.items() for case in _cases_of(user_id, facts, start, end)]
+    found.sort(key=lambda case: (case.ts, case.user.user_id))
+    return found
+
+
+def items_before(log: Log, ts: float) -> list[ItemNode]:
+    """The catalogue as of just before `ts`: items of which something was known by then, by id."""
+    nodes = []
+    for item_id in sorted(log.by_item):
+        facts = [fact for at, fact in log.by_item[item_id] if at < ts]
+        if facts:
+            nodes.append(fold_item(ItemNode(item_id), facts))
+    return nodes
+
+
+class Catalogue:
+    """The catalogue as of growing times: each fact is folded once."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._nodes: dict[str, ItemNode] = {}
+        self._next: dict[str, int] = dict.fromkeys(sorted(log.by_item), 0)
+        self._ts = float("-inf")
+
+    def advance(self, ts: float) -> set[str]:
+        """Fold everything strictly before `ts`; answers which items changed. Raises ValueError for going back."""
+        if ts < self._ts:
+            raise ValueError("a catalogue only advances")
+        self._ts = ts
+        changed = set()
+        for item_id, start in self._next.items():
+            facts = self._log.by_item[item_id]
+            end = bisect_left(facts, ts, lo=start, key=_time)
+            if end > start:
+                node = self._nodes.get(item_id, ItemNode(item_id))
+                self._nodes[item_id] = fold_item(node, [fact for _, fact in facts[start:end]])
+                self._next[item_id] = end
+                changed.add(item_id)
+        return changed
+
+    def nodes(self) -> list[ItemNode]:
+        """By id."""
+        return [self._nodes[item_id] for item_id in self._next if item_id in self._nodes]
+
+
+def windows(found: Sequence[Case], count: int) -> list[list[Case]]:
+    """At most `count` stretches of about equally many cases; cases of one time are never parted."""
+    size = max(1, -(-len(found) // count))
+    out: list[list[Case]] = []
+    for case in found:
+        if not out or (len(out[-1]) >= size and case.ts > out[-1][-1].ts):
+            out.append([])
+        out[-1].append(case)
+    return out
+
+
+def _cases_of(user_id: str, facts: Sequence[tuple[float, UserFact]], start: float, end: float) -> Iterable[Case]:
+    user, at = UserState(user_id), 0
+    while at < len(facts) and facts[at][0] < end:
+        ts = facts[at][0]
+        to = at
+        while to < len(facts) and facts[to][0] == ts:
+            to += 1
+        now = [fact for _, fact in facts[at:to]]
+        if ts >= start:
+            seen = {slot.item_id for slot in user.interactions}
+            met = dict.fromkeys(fact.item_id for fact in now if isinstance(fact, Interaction))
+            targets = tuple(item_id for item_id in met if item_id not in seen)
+            if targets:
+                yield Case(ts, user, targets)
+        user, at = fold_user(user, now), to
+
+
+def _time(timed: tuple[float, object]) -> float:
+    return timed[0]
+
+
+def _order(fact: Interaction) -> tuple[float, str, str, str, str]:
+    return (fact.ts, fact.event_id, fact.item_id, fact.kind, fact.user_id)
+
+
+def _identity(fact: Opinions) -> tuple[object, ...]:
+    return (fact.user_id, fact.item_id, fact.review_id, fact.ts, fact.extractor_version, fact.content_hash)

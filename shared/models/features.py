@@ -1,0 +1,148 @@
+"""States to tensors, the same for the trainer and for serving.
+
+Reviews become edges: one row a (node, attribute, opinion vector, polarity) that the convolutions gather from and
+scatter to, so a batch costs what it holds and never a padded list.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shared.graph.fold import distinct_users
+from shared.graph.state import (
+    BUCKET_HASHES,
+    POPULARITY_BUCKET_SECONDS,
+    ItemNode,
+    ReviewSlot,
+    UserState,
+)
+from shared.space import SCALE
+
+RECENCY_ORIGIN: Final = 1_577_836_800.0  # 2020-01-01: any fixed time; it moves all items alike
+DAY: Final = 86_400.0
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a space fixes of the tensors: E numbers of a text's embedding, c of an opinion's, A attributes."""
+
+    embedding_dim: int
+    opinion_dim: int
+    attributes: tuple[str, ...]  # the last is for what fits no named one
+
+
+@dataclass(frozen=True)
+class Edges:
+    """M opinions. `item` is the row of the reviewed item in the table, -1 where it has none."""
+
+    node: Tensor  # (M,) int64: row of the batch
+    attribute: Tensor  # (M,) int64 in [0, A)
+    opinion: Tensor  # (M, c) float32
+    polarity: Tensor  # (M,) int64: 0 negative, 1 neutral, 2 positive
+    item: Tensor  # (M,) int64
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    content: Tensor  # (N, E) float32 of unit length, or zero where nothing is known
+    users: Tensor  # (N,) float32: distinct users, about
+    recency: Tensor  # (N,) float32, see `recency`
+    edges: Edges
+
+
+@dataclass(frozen=True)
+class UserFeatures:
+    """Histories oldest first from column 0; columns beyond a user's own are padding."""
+
+    history: Tensor  # (B, L) int64: rows of the table, 0 in padding
+    real: Tensor  # (B, L) bool
+    edges: Edges
+
+
+def item_features(items: Sequence[ItemNode], schema: Schema, half_life_days: float, device: str) -> ItemFeatures:
+    """Every row depends on its own item alone."""
+    reviews = [item.reviews for item in items]
+    content = [_content(item, schema.embedding_dim) for item in items]
+    return ItemFeatures(
+        torch.from_numpy(np.stack(content) if content else np.zeros((0, schema.embedding_dim), np.float32)).to(device),
+        torch.tensor([distinct_users(item.popularity_total) for item in items], dtype=torch.float32, device=device),
+        torch.tensor([recency(item, half_life_days) for item in items], dtype=torch.float32, device=device),
+        _edges(reviews, None, schema, device),
+    )
+
+
+def user_features(
+    users: Sequence[UserState], row_of: Mapping[str, int], schema: Schema, longest: int, device: str
+) -> UserFeatures:
+    """The newest `longest` interactions with items of the table, and every opinion of the users' reviews."""
+    rows = [_history(user, row_of, longest) for user in users]
+    width = max([1, *(len(row) for row in rows)])
+    history = np.zeros((len(users), width), np.int64)
+    real = np.zeros((len(users), width), np.bool_)
+    for at, row in enumerate(rows):
+        history[at, : len(row)] = row
+        real[at, : len(row)] = True
+    edges = _edges([user.reviews for user in users], row_of, schema, device)
+    return UserFeatures(torch.from_numpy(history).to(device), torch.from_numpy(real).to(device), edges)
+
+
+def recency(item: ItemNode, half_life_days: float) -> float:
+    """log of the mean of 2^(t / half-life) over the item's users, t from a fixed origin.
+
+    log(n) + recency = log of the popularity with exponential decay, up to a number that is the same for all items:
+    so a row needs no clock. An item that nobody has met counts as one met when it was last heard of.
+    """
+    rate = math.log(2) / (half_life_days * DAY)
+    if not item.popularity:
+        return rate * (item.last_seen - RECENCY_ORIGIN) if item.last_seen else -rate * RECENCY_ORIGIN
+    counts = [distinct_users(hashes, BUCKET_HASHES) for hashes in item.popularity.values()]
+    times = [rate * ((bucket + 0.5) * POPULARITY_BUCKET_SECONDS - RECENCY_ORIGIN) for bucket in item.popularity]
+    top = max(times)
+    mean = sum(n * math.exp(t - top) for n, t in zip(counts, times, strict=True)) / sum(counts)
+    return top + math.log(mean)
+
+
+def _content(item: ItemNode, dim: int) -> NDArray[np.float32]:
+    """The embedding of the item's own text; without one, the mean of its reviews' embeddings."""
+    if item.semantics is not None and len(item.semantics.vector) == dim:
+        vectors = [item.semantics.vector]
+    else:
+        vectors = [slot.vector for slot in item.reviews if len(slot.vector) == dim]
+    if not vectors:
+        return np.zeros(dim, np.float32)
+    mean: NDArray[np.float32] = np.frombuffer(b"".join(vectors), np.int8).reshape(-1, dim).mean(0, dtype=np.float32)
+    norm = float(np.linalg.norm(mean))
+    if norm > 0:
+        mean /= norm
+    return mean
+
+
+def _history(user: UserState, row_of: Mapping[str, int], longest: int) -> list[int]:
+    newest_first = (row_of[slot.item_id] for slot in user.interactions if slot.item_id in row_of)
+    return [row for row, _ in zip(newest_first, range(longest), strict=False)][::-1]
+
+
+def _edges(
+    reviews: Iterable[Sequence[ReviewSlot]], row_of: Mapping[str, int] | None, schema: Schema, device: str
+) -> Edges:
+    index = {name: at for at, name in enumerate(schema.attributes)}
+    other = len(schema.attributes) - 1
+    numbers: list[tuple[int, int, int, int]] = []
+    vectors: list[bytes] = []
+    for node, slots in enumerate(reviews):
+        for slot in slots:
+            item = -1 if row_of is None else row_of.get(slot.other_id, -1)
+            for pair in slot.pairs:
+                if len(pair.vector) == schema.opinion_dim:  # else it is of another space
+                    numbers.append((node, index.get(pair.attribute, other), pair.polarity + 1, item))
+                    vectors.append(pair.vector)
+    table = torch.tensor(numbers, dtype=torch.int64).reshape(-1, 4).to(device)
+    opinion = np.frombuffer(b"".join(vectors), np.int8).reshape(-1, schema.opinion_dim).astype(np.float32) / SCALE
+    node_, attribute, polarity, item_ = table.unbind(1)
+    return Edges(node_, attribute, torch.from_numpy(opinion).to(device), polarity, item_)

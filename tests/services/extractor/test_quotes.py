@@ -1,0 +1,77 @@
+"""services/extractor/quotes.py: a quote is a real span of the text or nothing."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.extractor.quotes import clean, locate
+from shared.events import MAX_QUOTE_CHARS
+
+ANY = st.text(st.characters(exclude_categories=[]), max_size=300)  # surrogates and control characters too
+
+
+@given(ANY, ANY, st.integers(-1, 400))
+def test_any_span_lies_in_the_text_and_is_short(text: str, quote: str, near: int) -> None:
+    span = locate(text, quote, near)
+    if span is not None:
+        start, end = span
+        assert 0 <= start < end <= len(text)
+        assert end - start <= MAX_QUOTE_CHARS
+
+
+@given(ANY, st.data())
+def test_what_is_in_the_text_is_found_as_it_is_written(text: str, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + MAX_QUOTE_CHARS)))
+    quote = text[start:end]
+    span = locate(text, quote)
+    if quote.strip():
+        assert span is not None
+        assert text[span[0] : span[1]] == quote.strip()
+    else:
+        assert span is None
+
+
+@pytest.mark.parametrize(
+    ("text", "quote", "found"),
+    [
+        ("It dies fast.", "dies fast", "dies fast"),
+        ("It  DIES\n fast.", "dies fast", "DIES\n fast"),
+        ("It doesn’t work — at all", "doesn't work - at all", "doesn’t work — at all"),
+        ("GROSSE Straße ist nett", "grosse strasse", "GROSSE Straße"),
+        ("İstanbul strings are good", "strings are GOOD", "strings are good"),
+        ("👍🏽 good sound", "Good  sound", "good sound"),
+        ("It dies fast.", "lasts for ever", None),
+        ("It dies fast.", "", None),
+        ("It dies fast.", " \n", None),
+        ("", "good", None),
+    ],
+)
+def test_a_quote_is_mapped_back_to_what_was_written(text: str, quote: str, found: str | None) -> None:
+    span = locate(text, quote)
+    assert (text[slice(*span)] if span else None) == found
+
+
+def test_of_two_occurrences_the_one_that_is_named_is_taken() -> None:
+    text = "good sound, good price"
+    assert locate(text, "good") == (0, 4)
+    assert locate(text, "good", near=12) == (12, 16)
+    assert locate(text, "good", near=13) == (0, 4)
+
+
+def test_a_long_quote_is_cut_between_words() -> None:
+    text = "the sound is warm and " * 20
+    start, end = locate(text, text) or (0, 0)
+    assert start == 0
+    assert 100 < end <= MAX_QUOTE_CHARS
+    assert text[end] == " "
+    assert locate("x" * 500, "x" * 500) == (0, MAX_QUOTE_CHARS)
+
+
+@given(ANY, st.integers(1, 120))
+def test_a_phrase_is_clean(phrase: str, limit: int) -> None:
+    cleaned = clean(phrase, limit)
+    assert len(cleaned) <= limit
+    assert cleaned == cleaned.strip()
+    assert "  " not in cleaned
+    assert "\n" not in cleaned

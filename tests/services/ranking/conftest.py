@@ -1,0 +1,80 @@
+"""A ranking without Kafka: the real pipeline over a graph double, in this process."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from services.ranking.batcher import Limits
+from services.ranking.catalogue import Catalogue
+from services.ranking.generation import Release
+from services.ranking.graph import Graph
+from services.ranking.inference import Inference
+from services.ranking.pipeline import Pipeline
+from services.ranking.rehearsal import rehearse
+from services.ranking.requests import Query
+from services.ranking.stages.hydrate import Hydrate
+from services.ranking.user_cache import UserCache
+from shared.events import ItemState
+from shared.graph.state import ItemNode
+from shared.pb.finestream.v1 import ranking_pb2
+from shared.rpc import channel
+from shared.settings import GrpcSettings
+from tests.services.ranking.doubles import DotModel, GraphDouble, serving
+
+SECONDS = 5.0
+
+
+@dataclass
+class World:
+    """Everything of one ranking, wired as main.py wires it."""
+
+    graph: GraphDouble
+    catalogue: Catalogue
+    pipeline: Pipeline
+    inference: Inference
+    cache: UserCache
+
+    async def rank(self, user_id: str, k: int = 10, seconds: float = SECONDS, **rest: Any) -> ranking_pb2.RankResponse:
+        return await self.pipeline.rank(Query(user_id, k, **rest), time.monotonic() + seconds)
+
+    async def ids(self, user_id: str, k: int = 10, **rest: Any) -> list[str]:
+        return [item.item_id for item in (await self.rank(user_id, k, **rest)).items]
+
+    async def stock(self, nodes: Sequence[ItemNode]) -> None:
+        """Put items into graph and catalogue, as item-states would."""
+        self.graph.put(*nodes)
+        await self.catalogue.tell([state_of(node) for node in nodes])
+        while self.catalogue.pending:
+            await self.catalogue.refresh()
+
+    async def publish(self, model: Any = None, version: str = "v1") -> None:
+        await self.catalogue.build(Release(version, model or DotModel()))
+
+
+def state_of(node: ItemNode, changes: Sequence[tuple[str, float]] = ()) -> ItemState:
+    return ItemState(item_id=node.item_id, version=node.version, available=node.available, changes=list(changes))
+
+
+@pytest.fixture
+async def graph() -> AsyncIterator[GraphDouble]:
+    async with serving(GraphDouble()) as double:
+        yield double
+
+
+@pytest.fixture
+async def world(graph: GraphDouble) -> AsyncIterator[World]:
+    inference = Inference()
+    connection = channel(f"127.0.0.1:{graph.port}", GrpcSettings())
+    client = Graph(connection)
+    catalogue = Catalogue(client, inference, rehearse, fetch_items=8, encode_items=3)
+    cache = UserCache(1_000_000, 60.0)
+    hydrate = Hydrate(client, catalogue, cache, Limits(64, 0.0, 5.0, 256, 4), 0.25)
+    pipeline = Pipeline(hydrate, catalogue, inference, None, Limits(16, 0.005, 5.0, 256), tile_items=7)
+    pipeline.start()
+    yield World(graph, catalogue, pipeline, inference, cache)
+    await pipeline.stop()
+    await connection.close(None)
+    inference.close()

@@ -1,0 +1,151 @@
+"""services/ranking/batcher.py: what arrives together is worked on together; overload is refused at once."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from services.ranking.batcher import Limits, MicroBatcher
+from shared.errors import DeadlineExceeded, Overloaded
+from tests.parts import until
+
+
+class Doubling:
+    """Answers 2x; waits for `gate`; fails for -1."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self, queries: Sequence[int]) -> list[int]:
+        self.batches.append(list(queries))
+        await self.gate.wait()
+        if -1 in queries:
+            raise ValueError("poison")
+        return [2 * query for query in queries]
+
+
+@pytest.fixture
+async def doubling() -> Doubling:
+    return Doubling()
+
+
+async def started(run: Doubling, **limits: float) -> MicroBatcher[int, int]:
+    held = {"largest": 4, "longest_wait": 0.05, "oldest_age": 5.0, "queue": 100, **limits}
+    batcher: MicroBatcher[int, int] = MicroBatcher("test", run, Limits(**held))  # type: ignore[arg-type]
+    batcher.start()
+    return batcher
+
+
+@pytest.fixture
+async def batcher(doubling: Doubling) -> AsyncIterator[MicroBatcher[int, int]]:
+    batcher = await started(doubling)
+    yield batcher
+    doubling.gate.set()
+    await batcher.stop()
+
+
+def soon(seconds: float = 10.0) -> float:
+    return time.monotonic() + seconds
+
+
+async def test_requests_that_arrive_together_share_a_batch_and_get_their_own_answers(
+    doubling: Doubling, batcher: MicroBatcher[int, int]
+) -> None:
+    assert await asyncio.gather(*(batcher.submit(i, soon()) for i in range(6))) == [0, 2, 4, 6, 8, 10]
+    assert doubling.batches == [[0, 1, 2, 3], [4, 5]]
+
+
+async def test_a_lonely_request_waits_no_longer_than_the_longest_wait(batcher: MicroBatcher[int, int]) -> None:
+    begun = time.monotonic()
+    assert await batcher.submit(1, soon()) == 2
+    assert time.monotonic() - begun < 1.0
+
+
+async def test_a_full_queue_refuses_at_once(doubling: Doubling) -> None:
+    doubling.gate.clear()
+    batcher = await started(doubling, queue=2, largest=1, longest_wait=0.0)
+    working = asyncio.create_task(batcher.submit(0, soon()))
+    await until(lambda: doubling.batches == [[0]], 5, "the first is being worked on")
+    waiting = [asyncio.create_task(batcher.submit(i, soon())) for i in (1, 2)]
+    await asyncio.sleep(0)
+    begun = time.monotonic()
+    with pytest.raises(Overloaded, match="back-off"):
+        await batcher.submit(3, soon())
+    assert time.monotonic() - begun < 0.1
+    doubling.gate.set()
+    assert await asyncio.gather(working, *waiting) == [0, 2, 4]
+    await batcher.stop()
+
+
+async def test_an_expired_deadline_is_refused_without_work(doubling: Doubling, batcher: MicroBatcher[int, int]) -> None:
+    with pytest.raises(DeadlineExceeded, match="allow more time"):
+        await batcher.submit(1, time.monotonic() - 0.001)
+    assert doubling.batches == []
+
+
+async def test_a_deadline_that_passes_in_the_queue_ends_without_work(doubling: Doubling) -> None:
+    doubling.gate.clear()
+    batcher = await started(doubling, largest=1, longest_wait=0.0)
+    first = asyncio.create_task(batcher.submit(0, soon()))
+    await until(lambda: doubling.batches == [[0]], 5, "the first is being worked on")
+    deadline = soon(0.05)
+    late = asyncio.create_task(batcher.submit(1, deadline))
+    await until(lambda: time.monotonic() > deadline, 5, "the deadline has passed")
+    doubling.gate.set()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert await first == 0
+    assert doubling.batches == [[0]]
+    await batcher.stop()
+
+
+async def test_a_request_that_cannot_be_reached_before_its_deadline_is_refused_on_arrival(doubling: Doubling) -> None:
+    batcher = await started(doubling, largest=1, longest_wait=0.0)
+    batcher._batch_seconds = 1.0  # as after slow batches
+    doubling.gate.clear()
+    first = asyncio.create_task(batcher.submit(0, soon()))
+    await until(lambda: doubling.batches == [[0]], 5, "the first is being worked on")
+    with pytest.raises(Overloaded, match="longer than the deadline"):
+        await batcher.submit(1, soon(0.5))
+    patient = asyncio.create_task(batcher.submit(2, soon(30)))
+    doubling.gate.set()
+    assert [await first, await patient] == [0, 4]
+    await batcher.stop()
+
+
+async def test_a_request_that_has_waited_too_long_is_refused(doubling: Doubling) -> None:
+    doubling.gate.clear()
+    batcher = await started(doubling, largest=1, longest_wait=0.0, oldest_age=0.02)
+    first = asyncio.create_task(batcher.submit(0, soon()))
+    await until(lambda: doubling.batches == [[0]], 5, "the first is being worked on")
+    old, since = asyncio.create_task(batcher.submit(1, soon())), time.monotonic()
+    await until(lambda: time.monotonic() - since > 0.05, 5, "it has become old")
+    doubling.gate.set()
+    with pytest.raises(Overloaded, match="too long"):
+        await old
+    assert await first == 0
+    await batcher.stop()
+
+
+async def test_work_whose_caller_has_gone_is_not_started(doubling: Doubling) -> None:
+    doubling.gate.clear()
+    batcher = await started(doubling, largest=2, longest_wait=0.0)
+    first = asyncio.create_task(batcher.submit(0, soon()))
+    await until(lambda: doubling.batches == [[0]], 5, "the first is being worked on")
+    gone, stays = asyncio.create_task(batcher.submit(1, soon())), asyncio.create_task(batcher.submit(2, soon()))
+    await asyncio.sleep(0)
+    gone.cancel()
+    doubling.gate.set()
+    assert [await first, await stays] == [0, 4]
+    assert doubling.batches == [[0], [2]]
+    await batcher.stop()
+
+
+async def test_one_that_fails_does_not_fail_those_who_share_its_batch(batcher: MicroBatcher[int, int]) -> None:
+    answers = await asyncio.gather(*(batcher.submit(i, soon()) for i in (1, -1, 3)), return_exceptions=True)
+    assert answers[0] == 2
+    assert isinstance(answers[1], ValueError)
+    assert answers[2] == 6

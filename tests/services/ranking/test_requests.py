@@ -1,0 +1,77 @@
+"""services/ranking/requests.py: every bad request is refused with a sentence that names what to change."""
+
+from typing import Any
+
+import pytest
+
+from services.ranking import requests
+from shared.errors import InvalidRequest
+from shared.pb.finestream.v1.position_pb2 import Position
+from shared.pb.finestream.v1.ranking_pb2 import RankBatchRequest, RankRequest
+
+LIMIT = 1000
+
+BAD: list[tuple[str, dict[str, Any], str, str]] = [
+    ("no user", {"user_id": ""}, "user_id", "user_id is empty"),
+    ("long user", {"user_id": "u" * 257}, "user_id", "at most 256"),
+    ("control character", {"user_id": "u\n"}, "user_id", "control characters"),
+    ("k of 0", {"k": 0}, "k", "ask for 1 to 1000"),
+    ("negative k", {"k": -1}, "k", "ask for 1 to 1000"),
+    ("k over the limit", {"k": 1001}, "k", "ask for 1 to 1000"),
+    ("k of a billion", {"k": 10**9}, "k", "ask for 1 to 1000"),
+    ("empty candidate", {"candidates": [""]}, "candidates", "1 to 256"),
+    ("long candidate", {"candidates": ["i" * 257]}, "candidates", "at most 256"),
+    ("many candidates", {"candidates": [str(i) for i in range(10_001)]}, "candidates", "at most 10000"),
+    ("much context", {"context_items": ["i"] * 51}, "context_items", "at most 50"),
+    ("many excludes", {"exclude_items": [str(i) for i in range(1001)]}, "exclude_items", "at most 1000"),
+    ("many categories", {"categories": [str(i) for i in range(33)]}, "categories", "at most 32"),
+    ("empty category", {"categories": [""]}, "categories", "empty"),
+    ("unknown topic", {"after": [Position(topic="impressions", key="u")]}, "after", "interactions, reviews"),
+    ("another user's event", {"after": [Position(topic="reviews", key="v")]}, "after", "another user"),
+    ("item without a key", {"after": [Position(topic="items")]}, "after.key", "empty"),
+    ("negative offset", {"after": [Position(topic="reviews", offset=-1)]}, "after", "negative"),
+    ("many positions", {"after": [Position(topic="reviews")] * 65}, "after", "at most 64"),
+]
+
+
+@pytest.mark.parametrize(("fields", "field", "words"), [bad[1:] for bad in BAD], ids=[bad[0] for bad in BAD])
+def test_a_bad_request_is_refused_with_its_field_and_what_to_change(
+    fields: dict[str, Any], field: str, words: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=words) as caught:
+        requests.read(RankRequest(**{"user_id": "u", **fields}), LIMIT)
+    assert caught.value.field == field
+
+
+def test_an_absent_k_is_ten_or_the_limit_where_that_is_less() -> None:
+    assert requests.read(RankRequest(user_id="u"), LIMIT).k == 10
+    assert requests.read(RankRequest(user_id="u"), 5).k == 5
+
+
+def test_a_request_at_every_bound_is_taken() -> None:
+    query = requests.read(
+        RankRequest(
+            user_id="u" * 256,
+            k=LIMIT,
+            candidates=[str(i) for i in range(10_000)],
+            context_items=["i"] * 50,
+            exclude_items=[str(i) for i in range(1000)],
+            categories=[str(i) for i in range(32)],
+            after=[Position(topic="interactions", offset=3, key="u" * 256), Position(topic="items", key="i")],
+        ),
+        LIMIT,
+    )
+    assert (query.k, len(query.candidates), len(query.context)) == (LIMIT, 10_000, 50)
+    assert [after.topic for after in query.after_user] == ["interactions"]
+    assert [after.key for after in query.after_items] == ["i"]
+
+
+def test_an_invalid_one_of_a_batch_is_named_by_its_index() -> None:
+    batch = RankBatchRequest(requests=[RankRequest(user_id="a"), RankRequest(user_id="b", k=0)])
+    with pytest.raises(InvalidRequest, match=r"requests\[1\]: k is 0"):
+        requests.read_batch(batch, LIMIT)
+
+
+def test_a_batch_over_its_bound_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="at most 256"):
+        requests.read_batch(RankBatchRequest(requests=[RankRequest(user_id="a")] * 257), LIMIT)

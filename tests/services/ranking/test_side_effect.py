@@ -1,0 +1,74 @@
+"""services/ranking/stages/side_effect.py: what was shown is written, and never stands in a caller's way."""
+
+import asyncio
+from typing import Any
+
+from prometheus_client import REGISTRY
+
+from services.ranking.stages.side_effect import Impressions
+from shared.errors import Unavailable
+from shared.events import Impression
+from shared.pb.finestream.v1 import ranking_pb2
+from tests.parts import until
+
+
+class SenderDouble:
+    """A test double of the producer."""
+
+    def __init__(self) -> None:
+        self.sent: list[Impression] = []
+        self.down = False
+
+    async def send_all(self, batch: list[tuple[str, Any]]) -> list[Any]:
+        await asyncio.sleep(0)
+        if self.down:
+            raise Unavailable("no broker")
+        self.sent += [event for topic, event in batch if topic == "impressions"]
+        return []
+
+
+def answer(request_id: str) -> ranking_pb2.RankResponse:
+    items = [ranking_pb2.RankedItem(item_id=i) for i in ("b", "a")]
+    return ranking_pb2.RankResponse(
+        items=items, request_id=request_id, rung=ranking_pb2.RUNG_POPULAR, model_version="v1"
+    )
+
+
+def dropped() -> float:
+    return REGISTRY.get_sample_value("finestream_ranking_impressions_dropped_total") or 0.0
+
+
+async def test_an_impression_tells_who_was_shown_what_in_which_order_and_why() -> None:
+    sender = SenderDouble()
+    impressions = Impressions(sender, 10)
+    impressions.start()
+    impressions.offer("u", answer("r1"))
+    await until(lambda: bool(sender.sent), 5, "it is written")
+    (sent,) = sender.sent
+    assert (sent.user_id, sent.request_id, sent.item_ids) == ("u", "r1", ["b", "a"])
+    assert (sent.rung, sent.model_version) == ("popular", "v1")
+    await impressions.stop()
+
+
+async def test_a_full_buffer_drops_and_counts() -> None:
+    before, sender = dropped(), SenderDouble()
+    impressions = Impressions(sender, 2)
+    for n in range(5):
+        impressions.offer("u", answer(f"r{n}"))
+    assert dropped() == before + 3
+    impressions.start()
+    await impressions.stop()
+    assert [sent.request_id for sent in sender.sent] == ["r0", "r1"]
+
+
+async def test_a_broker_that_is_down_drops_counts_and_does_not_end_it() -> None:
+    before, sender = dropped(), SenderDouble()
+    sender.down = True
+    impressions = Impressions(sender, 10)
+    impressions.start()
+    impressions.offer("u", answer("r1"))
+    await until(lambda: dropped() == before + 1, 5, "it is counted")
+    sender.down = False
+    impressions.offer("u", answer("r2"))
+    await until(lambda: bool(sender.sent), 5, "the next is written")
+    await impressions.stop()
