@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError, for_code
 
-from shared import events, logs, topics
+from shared import events, fetch_pause, logs, topics
 from shared.errors import InvalidRequest, Unavailable
 from shared.events import Event, Source
 from shared.service import WrongSetting
@@ -20,6 +20,7 @@ START_SECONDS = 60.0
 SEND_SECONDS = 15.0
 HOUR_MS = 3_600_000
 log = logs.get(__name__)
+fetch_pause.install()  # every client gets its options here, so every consumer is paced
 
 
 def name_of(settings: KafkaSettings, topic: str) -> str:

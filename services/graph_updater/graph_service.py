@@ -25,7 +25,8 @@ MAX_AFTER: Final = 64
 MAX_K: Final = 1000
 DEFAULT_K: Final = 10
 POLL_SECONDS: Final = 0.02  # where another process may be the one that writes
-MARGIN_SECONDS: Final = 0.02  # so that the sentence arrives before the caller gives up
+MARGIN: Final = 0.1  # of the caller's time is left, so that the sentence arrives before the caller gives up
+LARGEST_MARGIN_SECONDS: Final = 0.5
 REFLECTED: Final = (topics.INTERACTIONS, topics.REVIEWS, topics.ERASURES)
 FORMATS: Final[dict[int, Callable[[UserState | ItemNode], bytes]]] = {
     graph_pb2.STATE_FORMAT_UNSPECIFIED: to_bytes,
@@ -107,8 +108,8 @@ class GraphService(graph_pb2_grpc.GraphServiceServicer):
         self._waiting += 1
         metrics.WAITING.set(self._waiting)
         try:
-            deadline = time.monotonic() + remaining_seconds(context, self._settings.max_wait_seconds) - MARGIN_SECONDS
-            await self._watch(after, deadline)
+            left = remaining_seconds(context, self._settings.max_wait_seconds)
+            await self._watch(after, time.monotonic() + left - min(left * MARGIN, LARGEST_MARGIN_SECONDS))
         finally:
             self._waiting -= 1
             metrics.WAITING.set(self._waiting)

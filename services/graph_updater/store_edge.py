@@ -139,7 +139,8 @@ class EdgeStore(Store):
 
     async def get(self, kind: KindName, ids: Sequence[str]) -> dict[str, Stored]:
         def work(shard: Any) -> list[tuple[str, int, str]]:
-            found = shard.retrieve([point_id(i) for i in ids], with_payload=["id", "version", "state"], with_vector=False)
+            fields = ["id", "version", "state"]
+            found = shard.retrieve([point_id(i) for i in ids], with_payload=fields, with_vector=False)
             return [(p["id"], p["version"], p["state"]) for p in (record.payload for record in found)]
 
         rows = await self._shards[kind].call("get", work)

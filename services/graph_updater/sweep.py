@@ -8,6 +8,8 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from services.graph_updater import metrics
@@ -27,22 +29,29 @@ STEP_USERS: Final = 50  # the users' lock is held for so many
 log = logs.get(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Dirty:
+    missing: int  # items without a vector when the user was written
+    tries: int
+    due: float  # time.monotonic() of the next try
+
+
 class Sweep:
     def __init__(self, users: Nodes[UserState], store: Store, derived: Derived, vectors: ItemVectors) -> None:
         self._users = users
         self._store = store
         self._derived = derived
         self._vectors = vectors
-        self._dirty: OrderedDict[str, tuple[int, float]] = OrderedDict()  # tries so far, when the next is due
+        self._dirty: OrderedDict[str, _Dirty] = OrderedDict()
 
     def note(self, users: Iterable[UserState]) -> None:
         """Remember those whose vectors lack some of their items."""
         due = time.monotonic() + FIRST_PAUSE_SECONDS
         for user in users:
-            if self._derived.missing_items(user):
-                self._dirty.setdefault(user.user_id, (0, due))
-            else:
-                self._dirty.pop(user.user_id, None)
+            missing = len(self._derived.missing_items(user))
+            held = self._dirty.pop(user.user_id, None)
+            if missing:
+                self._dirty[user.user_id] = _Dirty(missing, 0, held.due if held else due)
         while len(self._dirty) > MAX_DIRTY:
             self._dirty.popitem(last=False)
             metrics.DIRTY_DROPPED.inc()
@@ -60,32 +69,31 @@ class Sweep:
 
     async def step(self, now: float) -> int:
         """Try the first users that are due; returns how many have new vectors."""
-        ids = [user_id for user_id, (_, due) in self._dirty.items() if due <= now][:STEP_USERS]
-        if not ids:
-            return 0
         async with self._users.lock:
+            ids = list(islice((user_id for user_id, held in self._dirty.items() if held.due <= now), STEP_USERS))
+            if not ids:
+                return 0
             users = await self._users.load(ids)
-            missing = {user_id: self._derived.missing_items(user) for user_id, user in users.items()}
-            found = await self._fetch(set().union(*missing.values()))
-            better = [users[user_id] for user_id, items in missing.items() if items & found]
+            await self._fetch(set().union(*(self._derived.missing_items(user) for user in users.values())))
+            missing = {user_id: len(self._derived.missing_items(user)) for user_id, user in users.items()}
+            better = [users[user_id] for user_id, count in missing.items() if count < self._dirty[user_id].missing]
             if better:
                 await self._users.write(better)
-        for user_id in ids:
-            self._settle(user_id, missing.get(user_id, set()) - found, now)
+            for user_id in ids:
+                self._settle(user_id, missing.get(user_id, 0), now)
         metrics.DIRTY.set(len(self._dirty))
         return len(better)
 
-    async def _fetch(self, item_ids: set[str]) -> set[str]:
-        found = await self._store.vectors("items", sorted(item_ids), "semantic")
-        for item_id, vector in found.items():
-            self._vectors.put(item_id, vector)
-        return set(found)
+    async def _fetch(self, item_ids: set[str]) -> None:
+        if item_ids:
+            for item_id, vector in (await self._store.vectors("items", sorted(item_ids), "semantic")).items():
+                self._vectors.put(item_id, vector)
 
-    def _settle(self, user_id: str, missing: set[str], now: float) -> None:
-        tries = self._dirty.pop(user_id, (0, 0.0))[0] + 1
+    def _settle(self, user_id: str, missing: int, now: float) -> None:
+        tries = self._dirty.pop(user_id).tries + 1
         if not missing:
             return
         if tries < MAX_TRIES:
-            self._dirty[user_id] = (tries, now + FIRST_PAUSE_SECONDS * 2**tries)
+            self._dirty[user_id] = _Dirty(missing, tries, now + FIRST_PAUSE_SECONDS * 2**tries)
         else:
             metrics.DIRTY_DROPPED.inc()

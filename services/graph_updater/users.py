@@ -1,13 +1,14 @@
 """The users app: interactions, opinions and erasures joined into users, and their edges sent to the items.
 
-A batch is one step under the users' lock: load, join, publish the edges, write, return. The edges go first: if
-the process dies before the write, the batch comes again and an erasure still finds the slots that it must blank.
-Edges depend on the fact alone, so a repeat is the same edge; a review of before its user's erasure is published
-as a blank, whichever of the two came first.
+A batch is one step under the users' lock: load, join, publish the edges and write, return. Edges depend on the
+fact alone, so a batch that comes again publishes the same edges, whatever was written before; a review of before
+its user's erasure is published as a blank, whichever of the two came first. Only an erasure needs the state: it
+blanks the slots that the state still has, so with one in the batch the edges must be in Kafka before the write.
 """
 
+import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -64,14 +65,21 @@ class UsersHandler:
         async with self._users.lock:
             before = await self._users.load(list(groups))
             after = self._join(groups, before)
-            await self._send(await self._edges(groups, before, after))
             changed = [user for user in after.values() if not _unchanged(before.get(user.user_id), user)]
-            if changed:
-                written = await self._users.write(changed)
-                self._changes.tell(written)
-                self._dirty.note(written.values())
+            sending = self._send(await self._edges(groups, before, after))
+            if any(isinstance(fact, Erasure) for group in groups.values() for fact in group.facts):
+                await sending
+                await self._write(changed)
+            else:
+                await _both(sending, self._write(changed))
         _observe(groups.values())
         return refused
+
+    async def _write(self, users: Sequence[UserState]) -> None:
+        if users:
+            written = await self._users.write(users)
+            self._changes.tell(written)
+            self._dirty.note(written.values())
 
     def _group(self, deliveries: Sequence[Delivery]) -> tuple[dict[str, _Group], list[Refused]]:
         groups: dict[str, _Group] = {}
@@ -137,6 +145,13 @@ class UsersHandler:
 def source_of(delivery: Delivery) -> Source:
     """Where the user's own record lies: of opinions, the review that they were found in."""
     return delivery.event.source if isinstance(delivery.event, Opinions) else delivery.source
+
+
+async def _both(first: Awaitable[None], second: Awaitable[None]) -> None:
+    """Wait for both to end, also where one fails: neither may go on when the lock is given up."""
+    for result in await asyncio.gather(first, second, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 def _unchanged(before: UserState | None, after: UserState) -> bool:

@@ -76,7 +76,7 @@ class Derived:
         sums = np.zeros((len(self._row_of), self._width), dtype=np.float32)
         np.add.at(sums, rows, _matrix([vector for _, vector in pairs]) / SCALE)
         counts = np.bincount(rows, minlength=len(self._row_of))
-        mean: Floats = sums.reshape(-1) / np.repeat(np.maximum(counts, 1), self._width).astype(np.float32)
+        mean: Floats = np.divide(sums, np.maximum(counts, 1)[:, None], dtype=np.float32).reshape(-1)
         return mean if mean.any() else NONE
 
 

@@ -17,7 +17,7 @@ MAX_CATEGORIES: Final = 32
 MAX_AFTER: Final = 64
 MAX_BATCH: Final = 256
 # Topics whose facts become part of a user's state; `items` becomes part of an item's.
-USER_TOPICS: Final = (topics.INTERACTIONS, topics.REVIEWS, topics.OPINIONS, topics.ERASURES)
+USER_TOPICS: Final = (topics.INTERACTIONS, topics.REVIEWS, topics.ERASURES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -118,7 +117,6 @@ def settings() -> None:
 
 def main() -> None:
     """The console script."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its info lines are no business of a command's user
     app()
 
 

@@ -49,7 +49,7 @@ def read_log(events: Iterable[Event], space: str) -> Log:
     """
     erased: dict[str, float] = {}
     interactions: dict[str, Interaction] = {}
-    opinions: dict[tuple[object, ...], Opinions] = {}
+    opinions: list[Opinions] = []  # as logged: the fold is idempotent, and it picks between versions
     log = Log()
     for event in events:
         if isinstance(event, Erasure):
@@ -59,10 +59,10 @@ def read_log(events: Iterable[Event], space: str) -> Log:
             if held is None or _order(event) > _order(held):
                 interactions[event.event_id] = event
         elif isinstance(event, Opinions) and event.space == space:
-            opinions[_identity(event)] = event
+            opinions.append(event)
         elif isinstance(event, Item) or (isinstance(event, ItemSemantics) and event.space == space):
             log.by_item[event.item_id].append((event.ts, event))
-    facts: list[Interaction | Opinions] = [*sorted(interactions.values(), key=_order), *opinions.values()]
+    facts: list[Interaction | Opinions] = [*sorted(interactions.values(), key=_order), *opinions]
     for fact in facts:
         if fact.ts > erased.get(fact.user_id, 0.0):
             log.by_user[fact.user_id].append((fact.ts, fact))
@@ -157,7 +157,3 @@ def _time(timed: tuple[float, object]) -> float:
 
 def _order(fact: Interaction) -> tuple[float, str, str, str, str]:
     return (fact.ts, fact.event_id, fact.item_id, fact.kind, fact.user_id)
-
-
-def _identity(fact: Opinions) -> tuple[object, ...]:
-    return (fact.user_id, fact.item_id, fact.review_id, fact.ts, fact.extractor_version, fact.content_hash)

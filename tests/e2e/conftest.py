@@ -10,9 +10,9 @@ import pytest
 
 from shared.cli.client import Client, ClientSettings, connect
 from shared.kafka import Producer
-from shared.local import ledger, verify
+from shared.local import verify
 from shared.local.layout import Layout, isolated
-from shared.local.ledger import Ledger
+from shared.local.ledger import Ledger, Sent, send_all
 from shared.local.supervisor import Supervisor
 from shared.local.watch import Watch, watching
 from shared.settings import KafkaSettings
@@ -35,8 +35,8 @@ class System:
     def archive_url(self) -> str:
         return self.layout.env["FINESTREAM_ARCHIVE_URL"]
 
-    async def send(self, events: list[ledger.Sent]) -> None:
-        await ledger.send_all(self.producer, self.ledger, events, lambda _: None)
+    async def send(self, events: list[Sent]) -> None:
+        await send_all(self.producer, self.ledger, events, lambda _: None)
 
     async def accounts(self, found: verify.Archived) -> verify.Accounts:
         letters = [letter async for _, _, letter in self.watch.letters()]

@@ -116,8 +116,9 @@ class Live:
         moves = _moves(before, [item.item_id for item in answer.items])
         return Complaint(user, item_id, attribute, text, round(seconds, 3), understood, moves)
 
-    async def new_item(self, user: str, like: Review, catalogue_size: int) -> NewItem:
-        """`like`: whose words the new item's text and review borrow, so that they fit the catalogue."""
+    async def new_item(self, like: Review, catalogue_size: int) -> NewItem:
+        """Ranked for the user who wrote `like`, whose words its text and its review by another user borrow."""
+        user = like.user_id
         item = Item(item_id="live-item", ts=_now(), title=like.title or "Just arrived", description=like.text[:300])
         review = Review(
             review_id="live-r1", user_id="live-reviewer", item_id=item.item_id, ts=_now(), text=like.text,
@@ -170,14 +171,13 @@ def _sore_point(state: UserState) -> tuple[str, str]:
 
 
 def _moves(before: Sequence[str], after: Sequence[str]) -> list[dict[str, Any]]:
-    """Items whose place has changed, the largest moves first; one that came from below has no `from`."""
+    """Items whose place has changed, from the top down; one that came from below has no `from`."""
     place = {item_id: number for number, item_id in enumerate(before, 1)}
-    moves = [
+    return [
         {"item": item_id, "from": place.get(item_id), "to": number}
         for number, item_id in enumerate(after, 1)
         if place.get(item_id) != number
     ]
-    return sorted(moves, key=lambda move: -abs((move["from"] or DEEP) - move["to"]))
 
 
 def _now() -> float:

@@ -181,7 +181,7 @@ class Demo:
         clicked = list(dict.fromkeys(slot.item_id for slot in states[users[0]].interactions))[:2]
         self._newcomer(await live.newcomer(clicked))
         self._complaint(await live.complaint(users[len(users) // 2]))
-        self._new_item(await live.new_item(users[0], self._census.praise[0], len(self._census.items)))
+        self._new_item(await live.new_item(self._census.praise[-1], len(self._census.items)))
 
     def _newcomer(self, shown: Newcomer) -> None:
         self._note("newcomer", shown)

@@ -17,8 +17,8 @@ STRANGER: Final = "someone-never-seen"
 class Learnt:
     """Shares of the K ranked items that are of the user's loved category, and how well they suit, on average.
 
-    `chance` is the share of the catalogue; `popular` ranks everyone alike. `suits_*` is measured within the loved
-    category, so it shows the attributes that were learnt and not the category again.
+    `chance` is the share of the items that the user has not met; `popular` ranks everyone alike. `suits_*` is
+    measured within the loved category, so it shows the attributes that were learnt and not the category again.
     """
 
     users: int
@@ -44,10 +44,16 @@ async def measure(client: Client, catalogue: Catalogue) -> Learnt:
         len(sample),
         mean(_share(catalogue, tastes[user], ranked[user]) for user in sample),
         mean(_share(catalogue, taste, popular) for taste in tastes.values()),
-        mean(_share(catalogue, taste, [item.item_id for item in catalogue.items]) for taste in tastes.values()),
+        mean(_share(catalogue, tastes[user], _unseen(catalogue, user)) for user in sample),
         mean(_suits(catalogue, tastes[user], ranked[user]) for user in sample),
-        mean(_suits(catalogue, taste, [item.item_id for item in catalogue.items]) for taste in tastes.values()),
+        mean(_suits(catalogue, tastes[user], _unseen(catalogue, user)) for user in sample),
     )
+
+
+def _unseen(catalogue: Catalogue, user: str) -> list[str]:
+    """What Rank may give the user: what they have met they like, and it is left out."""
+    seen = {event.item_id for event in catalogue.events if event.user_id == user}
+    return [item.item_id for item in catalogue.items if item.item_id not in seen]
 
 
 def _share(catalogue: Catalogue, taste: Taste, item_ids: list[str]) -> float:

@@ -1,0 +1,88 @@
+import math
+from pathlib import Path
+
+import pytest
+
+from services.trainer import pipeline, report
+from services.trainer.settings import TrainerSettings
+from shared.models.dataset import Log, cases, read_log
+from shared.models.evaluation import Result
+from shared.models.finestream import Finestream
+from shared.models.popularity import Popularity
+from shared.space import Attribute, Space
+from tests.shared.models.worlds import ATTRIBUTES, SPACE, START, interaction, noise, tastes
+
+DEFINED = Space(SPACE, "test", 12, 4, tuple(Attribute(name, ()) for name in ATTRIBUTES))
+SETTINGS = TrainerSettings(epochs=12, width=16, batch=128, learning_rate=5e-3, windows=4)
+
+
+def log(events: object) -> Log:
+    return read_log(events, SPACE)  # type: ignore[arg-type]
+
+
+def result(ndcg: float, targets: float) -> Result:
+    return Result({"ndcg@10": ndcg, "targets": targets}, {}, {}, {})
+
+
+def test_tastes_publish_the_model_and_say_by_how_much(tmp_path: Path) -> None:
+    outcome = pipeline.train(log(tastes()), DEFINED, SETTINGS)
+    told = outcome.report
+    assert told["published"] == "finestream"
+    assert isinstance(outcome.model, Finestream)
+    assert told["model"]["ndcg@10"] > 1.5 * told["baselines"]["popularity"]["ndcg@10"]
+    assert set(told["baselines"]) == {"popularity", "item_knn"}
+    for figures in (told["model"], *told["baselines"].values()):
+        assert all(0 <= figures[name] <= 1 for name in ("ndcg@10", "ndcg@20", "hr@10"))
+    assert told["validation"]["finestream"]["ndcg@10"] == max(v["ndcg@10"] for v in told["validation"].values())
+    assert "| finestream |" in report.markdown(told)
+    assert report.table(told).row_count == 4
+
+
+def test_the_published_table_holds_every_item_as_it_is_now() -> None:
+    events = [*tastes(), interaction("u1", "late", START + 400 * 86_400.0)]
+    outcome = pipeline.train(log(events), DEFINED, SETTINGS)
+    assert len(outcome.table) == 61
+    assert outcome.table.extra["users"][outcome.table.row_of["late"]] == 1
+    if isinstance(outcome.model, Finestream):  # fitted again on the whole log, the newest item has an ID
+        assert "late" in outcome.model.row_of
+
+
+def test_where_there_is_nothing_to_learn_the_gate_keeps_what_is_best_on_validation() -> None:
+    told = pipeline.train(log(noise()), DEFINED, SETTINGS).report
+    best = max(told["validation"], key=lambda name: told["validation"][name]["ndcg@10"])
+    assert told["published"] == best
+
+
+def test_the_gate_takes_the_best_the_simplest_of_equals_and_no_coin_toss() -> None:
+    names = ["popularity", "finestream"]
+    assert pipeline.gate(names, {"popularity": result(0.1, 500), "finestream": result(0.2, 500)}) == "finestream"
+    assert pipeline.gate(names, {"popularity": result(0.2, 500), "finestream": result(0.1, 500)}) == "popularity"
+    assert pipeline.gate(names, {"popularity": result(0.1, 500), "finestream": result(0.1, 500)}) == "popularity"
+    assert pipeline.gate(names, {"popularity": result(0.1, 5), "finestream": result(0.9, 5)}) == "popularity"
+
+
+@pytest.mark.parametrize("count", [1, 2, 15])
+def test_a_tiny_log_publishes_popularity(count: int) -> None:
+    outcome = pipeline.train(
+        log([interaction(f"u{n % 3}", f"i{n}", START + n) for n in range(count)]), DEFINED, SETTINGS
+    )
+    assert outcome.report["published"] == "popularity"
+    assert isinstance(outcome.model, Popularity)
+    assert len(outcome.table) == count
+    assert outcome.report["model"]["ndcg@10"] >= 0
+    assert "too few" in report.markdown(outcome.report)
+
+
+def test_an_empty_log_is_told_in_one_sentence() -> None:
+    with pytest.raises(pipeline.NothingToLearn, match="no interaction"):
+        pipeline.train(log([]), DEFINED, SETTINGS)
+
+
+def test_validation_and_test_are_later_than_what_is_learnt() -> None:
+    read = log(tastes())
+    splits = pipeline.split(read, SETTINGS)
+    assert read.before(splits.test) >= 0.8 * read.interactions
+    assert splits.validation < splits.test
+    assert all(splits.validation <= case.ts < splits.test for case in splits.validation_cases)
+    assert all(case.ts >= splits.test for case in splits.test_cases)
+    assert len(splits.test_cases) <= len(cases(read, splits.test, math.inf))
