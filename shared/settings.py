@@ -22,19 +22,19 @@ class KafkaSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FINESTREAM_KAFKA_", extra="ignore")
 
     bootstrap: str = Field(EMBEDDED_KAFKA, description="host:port, comma-separated")
-    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    sasl_username: str = ""
-    sasl_password: SecretStr = SecretStr("")
+    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="protocol")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field("PLAIN", description="with SASL_*")
+    sasl_username: str = Field("", description="with SASL_*")
+    sasl_password: SecretStr = Field(SecretStr(""), description="with SASL_*")
     tls_ca: Path | None = Field(None, description="CA file; the system's when empty")
     tls_certificate: Path | None = Field(None, description="client certificate, for mTLS")
-    tls_key: Path | None = None
+    tls_key: Path | None = Field(None, description="its key")
     partitions: int = Field(4, ge=1, le=1024, description="of every topic; what joins two topics needs equal counts")
-    replication: int = Field(1, ge=1, le=7)
+    replication: int = Field(1, ge=1, le=7, description="of topics that we create; 3 in a cluster")
     retention_hours: int = Field(168, ge=1, description="of topics cleaned up by time; must exceed the archiver's lag")
     topic_prefix: str = Field("", max_length=64, description="in front of every topic and group: several on one Kafka")
-    session_timeout_seconds: float = Field(6.0, gt=0)
-    rebalance_timeout_seconds: float = Field(10.0, gt=0)
+    session_timeout_seconds: float = Field(6.0, gt=0, description="after which a silent worker is taken for dead")
+    rebalance_timeout_seconds: float = Field(10.0, gt=0, description="for workers to join a rebalance")
 
 
 class GrpcSettings(BaseSettings):
@@ -43,11 +43,11 @@ class GrpcSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FINESTREAM_GRPC_", extra="ignore")
 
     tls_certificate: Path | None = Field(None, description="server certificate (PEM); none: plaintext")
-    tls_key: Path | None = None
+    tls_key: Path | None = Field(None, description="its key")
     tls_ca: Path | None = Field(None, description="CA that signs servers, and clients when mTLS is on")
     mtls: bool = Field(False, description="ask every client for a certificate signed by tls_ca")
     token: SecretStr = Field(SecretStr(""), description="bearer token that callers must send; empty: none")
-    max_message_bytes: int = Field(8 * 1024 * 1024, ge=64 * 1024)
+    max_message_bytes: int = Field(8 * 1024 * 1024, ge=64 * 1024, description="of one call, either way")
 
     @model_validator(mode="after")
     def _complete(self) -> "GrpcSettings":
@@ -100,7 +100,7 @@ class ServiceSettings(BaseSettings):
     port: int = Field(0, ge=0, le=65535, description="gRPC port; 0: any free one, or none where the service has none")
     metrics_host: str = Field("127.0.0.1", description="address of the metrics and health port")
     metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free one")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     grpc: GrpcSettings = Field(default_factory=GrpcSettings)
     progress_timeout_seconds: float = Field(300.0, gt=0, description="work that is silent for longer fails /livez")

@@ -1,4 +1,4 @@
-"""Generated files and how each is made: gRPC code from protos/, JSON Schema from shared/events.py.
+"""Generated files and how each is made: gRPC code, the events' JSON Schema, the table of settings.
 
 `python -m shared.cli.generate` writes them all; a test runs it into an empty folder and compares.
 """
@@ -12,9 +12,13 @@ from typing import Any
 import msgspec
 
 from shared import events
+from shared.cli import settings_table
 
 ROOT = Path(__file__).parents[2]
 PROTOS = ROOT / "protos"
+SETTINGS_TITLE = (
+    "# Settings\n\nWritten by `make generate` from the settings classes; `finestream settings` prints the same.\n\n"
+)
 _IMPORT = re.compile(r"^from finestream\.v1 import", re.MULTILINE)
 
 
@@ -24,6 +28,9 @@ def generate(target: Path = ROOT) -> None:
     schema = target / "protos" / "events.schema.json"
     schema.parent.mkdir(parents=True, exist_ok=True)
     schema.write_text(json.dumps(event_schema(), indent=2, sort_keys=True) + "\n")
+    settings = target / "docs" / "settings.md"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(SETTINGS_TITLE + settings_table.markdown() + "\n")
 
 
 def event_schema() -> dict[str, Any]:

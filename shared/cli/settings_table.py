@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import get_annotations
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import SecretStr
@@ -16,6 +17,7 @@ from pydantic_settings import BaseSettings
 
 from shared.local.layout import SERVICES, TRAINER
 
+ROOT: Final = Path(__file__).parents[2]
 MODULES: Final = (
     "shared.settings",
     "shared.cli.client",
@@ -70,6 +72,8 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.get_default(call_default_factory=True, validated_data={})
     if isinstance(value, SecretStr) or value in ("", None):
         return ""
+    if isinstance(value, Path) and value.is_absolute():  # beside the code, wherever that is installed
+        value = value.relative_to(ROOT)
     return "required" if value is PydanticUndefined else f"`{_cell(str(value))}`"
 
 
