@@ -21,7 +21,10 @@ async def _paced(self: Any, assignment: Any, node_id: Any, request: Any) -> bool
     has_records: bool = await _original(self, assignment, node_id, request)
     pause = started + FETCH_PAUSE_SECONDS - time.monotonic()
     if not has_records and pause > 0:
-        await asyncio.sleep(pause)  # cancelled when the assignment is lost, as the fetch itself would be
+        try:
+            await asyncio.sleep(pause)
+        except asyncio.CancelledError:  # closed, or the assignment is lost: the original ends so too
+            return False
     return has_records
 
 

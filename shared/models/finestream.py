@@ -53,9 +53,9 @@ class Config:
 class Attention(nn.Module):
     """Multi-head attention from one sequence to another (or itself), masked."""
 
-    def __init__(self, d: int, heads: int, dropout: float) -> None:
+    def __init__(self, d: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.q = nn.Linear(d, d, bias=False)
         self.k = nn.Linear(d, d, bias=False)  # a key's bias would cancel in the softmax
         self.v = nn.Linear(d, d)
@@ -67,7 +67,7 @@ class Attention(nn.Module):
             f(z).view(b, length, self.heads, d // self.heads).transpose(1, 2)
             for f, z in ((self.q, x), (self.k, y), (self.v, y))
         )  # (B, H, L, d/H)
-        o = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        o = F.scaled_dot_product_attention(q, k, v, mask)
         return self.out(o.transpose(1, 2).reshape(b, length, d))  # type: ignore[no-any-return]
 
 
@@ -78,7 +78,7 @@ class Block(nn.Module):
         super().__init__()
         d = config.d
         self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.attention = Attention(d, config.heads, config.dropout)
+        self.attention = Attention(d, config.heads)
         self.up, self.down = nn.Linear(d, 2 * d), nn.Linear(2 * d, d)
         self.drop = nn.Dropout(config.dropout)
 
@@ -95,8 +95,8 @@ class Sequences(nn.Module):
         super().__init__()
         d = config.d
         self.position = nn.Parameter(torch.randn(config.longest, d) * 0.02)  # row 0: the newest
-        self.to_co = Attention(d, config.heads, config.dropout)
-        self.to_se = Attention(d, config.heads, config.dropout)
+        self.to_co = Attention(d, config.heads)
+        self.to_se = Attention(d, config.heads)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(d)
         self.drop = nn.Dropout(config.dropout)

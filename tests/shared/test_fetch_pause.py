@@ -1,5 +1,6 @@
 """An idle consumer asks a few times a second, not thousands of times, and what arrives is still seen at once."""
 
+import asyncio
 import inspect
 import socket
 import time
@@ -42,6 +43,17 @@ def test_what_is_wrapped_is_still_what_aiokafka_calls() -> None:
         Fetcher._fetch_requests_routine
     )
     assert Fetcher._proc_fetch_request is fetch_pause._paced
+
+
+async def test_a_consumer_stops_cleanly_in_the_middle_of_a_pause(
+    kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_pause, "FETCH_PAUSE_SECONDS", 60.0)
+    consumer = AIOKafkaConsumer(topics.INTERACTIONS, **client_options(kafka))
+    await consumer.start()
+    await consumer.getmany(timeout_ms=500)
+    async with asyncio.timeout(5):
+        await consumer.stop()
 
 
 async def test_an_idle_consumer_pauses_and_a_record_is_seen_soon(

@@ -117,9 +117,8 @@ class Live:
         return Complaint(user, item_id, attribute, text, round(seconds, 3), understood, moves)
 
     async def new_item(self, like: Review, catalogue_size: int) -> NewItem:
-        """Ranked for the user who wrote `like`, whose words its text and its review by another user borrow."""
-        user = like.user_id
-        item = Item(item_id="live-item", ts=_now(), title=like.title or "Just arrived", description=like.text[:300])
+        """An item much like the one that `like` praises, reviewed in the same words, ranked for who wrote them."""
+        user, item = like.user_id, await self._item_like(like)
         review = Review(
             review_id="live-r1", user_id="live-reviewer", item_id=item.item_id, ts=_now(), text=like.text,
             title=like.title, rating=5.0,
@@ -135,6 +134,18 @@ class Live:
         ids = [scored.item_id for scored in answer.items]
         place = ids.index(item.item_id) + 1 if item.item_id in ids else 0
         return NewItem(item.item_id, item.title, round(ranked, 3), round(reviewed, 3), place, len(ids), user)
+
+    async def _item_like(self, like: Review) -> Item:
+        """As the praised item is described; where nothing describes it, in the words of the praise."""
+        node = (await self._client.items([like.item_id])).get(like.item_id)
+        if node is None or node.facts is None:
+            title = like.title or "Just arrived"
+            return Item(item_id="live-item", ts=_now(), title=title, description=like.text[:300])
+        facts = node.facts
+        return Item(
+            item_id="live-item", ts=_now(), title=f"{facts.title} (new)", description=facts.description,
+            brand=facts.brand, categories=list(facts.categories),
+        )  # fmt: skip
 
     async def _until_ranked(self, user: str, item_id: str, position: Position) -> None:
         async with asyncio.timeout(DEADLINE_SECONDS):

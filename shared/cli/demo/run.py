@@ -45,6 +45,7 @@ async def run(options: Options, screen: Screen) -> int:
     async with started(screen, options.keep) as (session, supervisor):
         demo = Demo(session, options)
         await unless_a_part_fails(supervisor, demo.run())
+    demo.summary.problems += session.unclean
     demo.finish()
     if options.json is not None:
         options.json.write_text(json.dumps(demo.summary.as_dict(), indent=2) + "\n")  # at the end

@@ -4,12 +4,11 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shared.cli.client import Client, ClientSettings, connect
-from shared.cli.demo.failed import DemoFailed
 from shared.cli.screen import Screen
 from shared.kafka import Producer
 from shared.local import layout
@@ -33,6 +32,7 @@ class Session:
     producer: Producer
     watch: Watch
     ledger: Ledger
+    unclean: list[str] = field(default_factory=list)  # parts that did not end cleanly, once all have ended
 
     @property
     def archive_url(self) -> str:
@@ -47,7 +47,7 @@ class Session:
 async def started(screen: Screen, data: Path | None) -> AsyncIterator[tuple[Session, Supervisor]]:
     """Start everything in `data` (None: a folder that is removed at the end), and stop it again.
 
-    Raises PartFailed when a part does not come up, DemoFailed when one does not end cleanly.
+    Raises PartFailed when a part does not come up; one that does not end cleanly is told in `session.unclean`.
     """
     with _folder(data) as folder:
         system = layout.isolated(folder)
@@ -55,12 +55,11 @@ async def started(screen: Screen, data: Path | None) -> AsyncIterator[tuple[Sess
         supervisor = Supervisor(system.stages(), logs)
         try:
             async with supervisor, AsyncExitStack() as stack:
-                yield await _session(system, screen, stack), supervisor
+                session = await _session(system, screen, stack)
+                yield session, supervisor
                 screen.heading("stopping")
                 await stack.aclose()
-                problems = await supervisor.stop()
-                if problems:
-                    raise DemoFailed("; ".join(problems))
+                session.unclean.extend(await supervisor.stop())
         finally:
             logs.close()
 
