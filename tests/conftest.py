@@ -37,7 +37,9 @@ def kafka_environment(kafka_bootstrap: str, kafka_partitions: int, monkeypatch: 
     """Settings with a random topic prefix, in the environment too, so that child processes read the same."""
     monkeypatch.setenv("FINESTREAM_KAFKA_BOOTSTRAP", kafka_bootstrap)
     monkeypatch.setenv("FINESTREAM_KAFKA_PARTITIONS", str(kafka_partitions))
-    monkeypatch.setenv("FINESTREAM_KAFKA_TOPIC_PREFIX", f"t{secrets.token_hex(4)}-")
+    prefix = f"t{secrets.token_hex(4)}-"
+    monkeypatch.setenv("FINESTREAM_KAFKA_TOPIC_PREFIX", prefix)
+    monkeypatch.setenv("FINESTREAM_QDRANT_COLLECTION_PREFIX", prefix)
     return KafkaSettings()
 
 

@@ -21,14 +21,14 @@ from shared.models.finestream import Config, Finestream, Network
 
 @dataclass(frozen=True)
 class Options:
-    epochs: int = 20
-    patience: int = 3  # epochs without a better validation loss
+    epochs: int = 10
+    patience: int = 2  # epochs without a better validation loss
     windows: int = 8
     batch: int = 256  # cases of one step at most
     tokens: int = 4096  # of one step at most, padding included
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 0.05
-    max_seconds: float = 60.0
+    max_seconds: float = 75.0
     max_cases: int = 200_000  # the newest
     seed: int = 1
     device: str = "cpu"
@@ -50,6 +50,7 @@ class Fitted:
     epochs: int  # after which the weights were the best on validation; as asked for where there was none
     loss: float  # on validation; NaN where there was none
     seconds: float
+    cut_short: bool  # time ran out before the training had ended
 
 
 Report = Callable[[int, float, float], None]  # epoch, training loss, validation loss
@@ -73,19 +74,22 @@ def fit(
     network = model.network
     optimizer = torch.optim.AdamW(_groups(network, options.weight_decay), lr=options.learning_rate)
     best_loss, best_epoch, best = math.inf, 0, deepcopy(network.state_dict())
-    epoch = 0
+    epoch, cut_short = 0, False
     for epoch in range(1, options.epochs + 1):
         trained = _epoch(network, prepared, optimizer, options, shuffle, started)
         loss = validation_loss(network, held_out, options) if held_out else math.nan
         report(epoch, trained, loss)
         if loss < best_loss:
             best_loss, best_epoch, best = loss, epoch, deepcopy(network.state_dict())
-        if _out_of_time(started, options) or (held_out and epoch - best_epoch >= options.patience):
+        if held_out and epoch - best_epoch >= options.patience:
+            break
+        if _out_of_time(started, options):
+            cut_short = epoch < options.epochs
             break
     if held_out and best_epoch:
         network.load_state_dict(best)
     chosen = best_epoch if held_out and best_epoch else epoch
-    return Fitted(model, chosen, best_loss if held_out else math.nan, time.monotonic() - started)
+    return Fitted(model, chosen, best_loss if held_out else math.nan, time.monotonic() - started, cut_short)
 
 
 def prepare(log: Log, model: Finestream, found: Sequence[Case], count: int) -> list[Window]:

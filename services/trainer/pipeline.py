@@ -66,7 +66,11 @@ def train(log_: Log, space: Space, settings: TrainerSettings) -> Outcome:
         tested["item_knn"] = knn
     model = dict(candidates)[winner]
     if isinstance(model, Finestream) and fitted is not None:
-        model = refit(log_, space, settings, model.config, fitted.epochs)
+        again = refit(log_, space, settings, model.config, fitted.epochs)
+        fitted = replace(fitted, cut_short=fitted.cut_short or again.cut_short)
+        model = again.model
+    if fitted is not None and fitted.cut_short:
+        log.warning("time ran out: the model has learnt less than it could; raise FINESTREAM_TRAINER_MAX_SECONDS")
     table = model.encode_items(items_before(log_, math.inf))
     report = _report(log_, settings, splits, winner, validated, tested)
     report["finestream"] = _training(fitted, dict(candidates).get("finestream"))
@@ -116,11 +120,11 @@ def gate(names: Sequence[str], validated: dict[str, Result]) -> str:
     return max(names, key=lambda name: validated[name]["ndcg@10"])
 
 
-def refit(log_: Log, space: Space, settings: TrainerSettings, config: Config, epochs: int) -> Finestream:
+def refit(log_: Log, space: Space, settings: TrainerSettings, config: Config, epochs: int) -> Fitted:
     """The same model on the whole log, for as many epochs as validation found best."""
     options = replace(_options(settings), epochs=epochs)
     with progress.epochs("learning from everything", epochs) as report:
-        return fit(log_, space.name, config, options, math.inf, None, report).model
+        return fit(log_, space.name, config, options, math.inf, None, report)
 
 
 def measure(log_: Log, model: Servable, at: float, found: Sequence[Case]) -> Result:
@@ -209,4 +213,9 @@ def _figures(result: Result) -> dict[str, Any]:
 def _training(fitted: Fitted | None, model: Servable | None) -> dict[str, Any] | None:
     if fitted is None or not isinstance(model, Finestream):
         return None
-    return {"epochs": fitted.epochs, "seconds": round(fitted.seconds, 1), "personal": model.config.personal}
+    return {
+        "epochs": fitted.epochs,
+        "seconds": round(fitted.seconds, 1),
+        "personal": model.config.personal,
+        "cut_short": fitted.cut_short,
+    }

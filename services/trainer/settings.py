@@ -21,13 +21,13 @@ class TrainerSettings(BaseSettings):
     validation: float = Field(
         0.1, gt=0, lt=0.5, description="share of the training time's end that models are chosen on"
     )
-    epochs: int = Field(12, ge=1, le=1000)
-    patience: int = Field(3, ge=1, description="epochs without a better validation loss before a fit stops")
+    epochs: int = Field(10, ge=1, le=1000)
+    patience: int = Field(2, ge=1, description="epochs without a better validation loss before a fit stops")
     max_seconds: float = Field(150.0, gt=0, description="for the two fits together; a fit that runs out stops learning")
     max_cases: int = Field(200_000, ge=1, description="training cases: the newest of the log")
     windows: int = Field(8, ge=1, le=256, description="stretches of event time, each with its own view of the items")
     batch: int = Field(256, ge=1, description="cases of one step at most")
-    learning_rate: float = Field(2e-3, gt=0, lt=1)
+    learning_rate: float = Field(4e-3, gt=0, lt=1)
     weight_decay: float = Field(0.05, ge=0, lt=1)
     width: int = Field(64, ge=8, le=1024, multiple_of=8, description="d of each of the three views")
     layers: int = Field(1, ge=1, le=8)
@@ -35,6 +35,7 @@ class TrainerSettings(BaseSettings):
     half_life_days: float = Field(365.0, gt=0, description="of the recency of popularity")
     seed: int = 1
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
+    threads: int = Field(1, ge=1, description="of torch on a CPU; more pay off for wide models on idle cores only")
     keep: int = Field(5, ge=1, description="releases that stay in the store")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     archive: ArchiveSettings = Field(default_factory=ArchiveSettings)

@@ -134,13 +134,16 @@ def local(data: Path, ports: Ports, environment: Mapping[str, str] | None = None
 
 
 def isolated(data: Path, environment: Mapping[str, str] | None = None) -> Layout:
-    """A system of its own beside whatever runs: free ports, only `data`; on a given Kafka, topics of its own."""
+    """A system of its own beside whatever runs: free ports, only `data`; on a given Kafka or Qdrant, names of its own."""
     given = dict(os.environ if environment is None else environment)
     ports = Ports.free()
     for name in _addresses(data, ports).keys() - {_BOOTSTRAP, *THREADS}:
         given.pop(name, None)
+    own = f"demo-{uuid.uuid4().hex[:8]}-"
     if _BOOTSTRAP in given:
-        given["FINESTREAM_KAFKA_TOPIC_PREFIX"] = f"demo-{uuid.uuid4().hex[:8]}-"
+        given["FINESTREAM_KAFKA_TOPIC_PREFIX"] = own
+    if "FINESTREAM_QDRANT_URL" in given:
+        given["FINESTREAM_QDRANT_COLLECTION_PREFIX"] = own
     return local(data, ports, given)
 
 

@@ -12,6 +12,12 @@ from shared.local.layout import BROKER, SERVICES, Layout
 from shared.local.loglines import Sink
 from shared.local.supervisor import Supervisor
 
+# What a client needs where the ports are not the default ones.
+CLIENT_VARIABLES = (
+    "FINESTREAM_KAFKA_BOOTSTRAP", "FINESTREAM_GATEWAY_ADDRESS", "FINESTREAM_RANKING_ADDRESS",
+    "FINESTREAM_GRAPH_ADDRESS",
+)  # fmt: skip
+
 
 async def run(layout: Layout, sink: Sink, say: Callable[[str], None]) -> int:
     """Run until told to stop. Returns the exit code: 0 after a clean stop, 1 when a part failed."""
@@ -43,7 +49,8 @@ def welcome(layout: Layout) -> str:
     for service in SERVICES:
         grpc = f"gRPC {layout.ports.address(service.name)}, " if service.port is not None else ""
         lines.append(f"  {service.name:<14}{grpc}metrics {layout.ports.metrics_url(service.name)}")
-    return "\n".join(lines)
+    addresses = " ".join(f"{name}={layout.env[name]}" for name in CLIENT_VARIABLES)
+    return "\n".join([*lines, f"clients find it by: {addresses}"])
 
 
 class _Told:

@@ -197,7 +197,7 @@ class Network(nn.Module):
         A user of whom nothing is known is a zero vector: all that is left is the prior.
         """
         b, d = len(f.history), self.config.d
-        co, se, x_hat = vectors[f.history].split(d, -1)  # 3 x (B, L, d)
+        co, se, x_hat = vectors[f.history].float().split(d, -1)  # 3 x (B, L, d); a served table is bf16 on a GPU
         co, se = self.sequences(co, se, f.real)
         last = (f.real.sum(1) - 1).clamp(min=0)
         rows = torch.arange(b, device=co.device)
@@ -207,8 +207,8 @@ class Network(nn.Module):
 
     def _fine_user(self, f: UserFeatures, x_hat: Tensor, fine: Tensor) -> Tensor:  # -> (B, d)
         b, edges, real = len(f.history), f.edges, f.real[:, :, None, None]
-        x = (fine[f.history] * real).sum(1) / real.sum(1).clamp(min=1)  # (B, A, c): q^a from the items met
-        reviewed = fine[edges.item.clamp(min=0), edges.attribute] * (edges.item >= 0)[:, None]  # (M, c)
+        x = (fine[f.history].float() * real).sum(1) / real.sum(1).clamp(min=1)  # (B, A, c): q^a from the items met
+        reviewed = fine[edges.item.clamp(min=0), edges.attribute].float() * (edges.item >= 0)[:, None]  # (M, c)
         u = self.user_head((x + self.user_opinions(x, edges, reviewed)).flatten(1))  # (B, d)
         weight = (self.fusion(u)[:, None] * x_hat).sum(-1) / self.config.d**0.5  # (B, L)
         weight = weight.masked_fill(~f.real, -1e4).softmax(1) * _some(f.real)
@@ -253,7 +253,7 @@ class Finestream:
         if not users or not len(table):
             return torch.zeros(len(users), width, device=self.device)
         features = user_features(users, table.row_of, self.config.schema, self.config.longest, self.device)
-        u = self.network.users(features, table.vectors.float(), table.extra["fine"].float())
+        u = self.network.users(features, table.vectors, table.extra["fine"])
         return u * self.config.personal
 
     def id_rows(self, item_ids: Sequence[str]) -> Tensor:

@@ -90,6 +90,7 @@ def test_a_fit_keeps_to_its_time() -> None:
     fitted = fit(log, SPACE, CONFIG, replace(OPTIONS, epochs=1000, max_seconds=1.0), SPLIT, None, quiet)
     assert fitted.seconds < 20
     assert fitted.epochs < 1000
+    assert fitted.cut_short
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

@@ -127,6 +127,15 @@ def test_a_new_item_has_a_place_from_its_first_review(model: Finestream) -> None
     assert torch.isfinite(table.bias).all()
 
 
+def test_a_table_in_bf16_ranks_about_the_same(model: Finestream) -> None:
+    table = model.encode_items(ITEMS)
+    half = table.to("cpu", torch.bfloat16)
+    exact = score(model.encode_users(USERS, table, NOW), table)
+    rounded = score(model.encode_users(USERS, half, NOW), half)
+    assert rounded.dtype == torch.float32
+    assert (exact - rounded).abs().max() < 0.02 * exact.abs().max()
+
+
 def test_an_empty_table_and_an_empty_batch_are_answered(model: Finestream) -> None:
     table = model.encode_items([])
     assert table.vectors.shape == (0, 48)
