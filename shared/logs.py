@@ -19,9 +19,8 @@ def configure(service: str, level: str = "info") -> None:
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -36,6 +35,14 @@ def configure(service: str, level: str = "info") -> None:
         # Their info lines are one a partition or a request; what matters of it is a metric of ours.
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(service=service)
+
+
+class _Stderr(logging.Handler):
+    """Writes to what sys.stderr is now, not to what it was when logging was configured (tests replace it)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.flush()
 
 
 def get(name: str) -> Any:

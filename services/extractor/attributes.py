@@ -68,7 +68,8 @@ class Attributes:
             return [self._other] * len(aspects)
         if self._terms is None:
             self._terms = await self._vectors.phrases(terms)
-        likeness = await self._vectors.phrases(aspects) @ self._terms.T  # (aspects, terms)
+        # (aspects, terms). Not `@`: BLAS would wake a thread for every core, and they would spin beside the worker.
+        likeness = np.einsum("ae,te->at", await self._vectors.phrases(aspects), self._terms)
         best = likeness.argmax(axis=1)
         enough = likeness[np.arange(len(aspects)), best] >= self._similarity
         return [self._name_of[terms[term]] if alike else self._other for term, alike in zip(best, enough, strict=True)]

@@ -25,7 +25,7 @@ class ModelUnavailable(Exception):
 class Rules:
     """Finds opinions in texts. Blocking: call it from the worker thread."""
 
-    def __init__(self, model: str = "", max_chars: int = 2000, max_sentences: int = 5) -> None:
+    def __init__(self, model: str = "", max_chars: int = 2000, max_sentences: int = 4) -> None:
         """`model`: a package or folder of a spaCy pipeline with tagger and parser; empty: the bundled wheel's.
 
         Of a text the first `max_chars` are searched, and there the `max_sentences` with the strongest words.

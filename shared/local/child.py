@@ -122,7 +122,7 @@ class Child:
 
     def signal(self, sign: signal.Signals) -> None:
         try:
-            os.kill(self.pid, sign)
+            os.killpg(self.pid, sign)
         except ProcessLookupError:
             return  # it has ended already, which is what every caller wants or sees next
 

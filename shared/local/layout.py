@@ -134,7 +134,7 @@ def local(data: Path, ports: Ports, environment: Mapping[str, str] | None = None
 
 
 def isolated(data: Path, environment: Mapping[str, str] | None = None) -> Layout:
-    """A system of its own beside whatever runs: free ports, only `data`; on a given Kafka or Qdrant, names of its own."""
+    """A system of its own beside whatever runs: free ports, only `data`; its own names on a given Kafka or Qdrant."""
     given = dict(os.environ if environment is None else environment)
     ports = Ports.free()
     for name in _addresses(data, ports).keys() - {_BOOTSTRAP, *THREADS}:

@@ -115,6 +115,11 @@ async def test_a_broker_that_lost_its_log_does_not_stop_the_archive(
     first, second = Broker(tmp_path / "first", port), Broker(tmp_path / "second", port)
     monkeypatch.setenv("FINESTREAM_KAFKA_BOOTSTRAP", first.bootstrap)
     settings = KafkaSettings()
+    # The second one knows the topics beforehand: a client that asks for a missing one makes it, with one partition.
+    prepared = Broker(tmp_path / "second", free_port())
+    await prepared.start()
+    await ensure_topics(settings.model_copy(update={"bootstrap": prepared.bootstrap}))
+    prepared.stop()
     await first.start()
     try:
         await ensure_topics(settings)
@@ -123,7 +128,6 @@ async def test_a_broker_that_lost_its_log_does_not_stop_the_archive(
         await until(lambda: len(list(archive.read(url, [topics.INTERACTIONS]))) == 200, 20, "the old are archived")
         first.stop()
         await second.start()  # with nothing of what the first had acknowledged
-        await ensure_topics(settings)
         await produce(settings, topics.INTERACTIONS, raw(clicks(20, "new")))
         await until(lambda: len(list(archive.read(url, [topics.INTERACTIONS]))) == 220, 30, "the new are archived")
     finally:

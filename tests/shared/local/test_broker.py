@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import topics
+from shared import logs, topics
 from shared.errors import Unavailable
 from shared.kafka import ensure_topics
 from shared.local.broker import Broker, command
@@ -13,6 +13,7 @@ from tests.parts import Raw, free_port, produce, read_topic
 
 
 async def test_records_outlive_a_clean_stop(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("test")  # another test may have left a level at which no warning shows
     port = free_port()
     kafka = KafkaSettings(bootstrap=f"127.0.0.1:{port}")
     broker = Broker(tmp_path, port)

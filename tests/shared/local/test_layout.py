@@ -46,10 +46,12 @@ def test_an_isolated_system_shares_nothing_with_another_one(tmp_path: Path) -> N
     assert ours == {"FINESTREAM_OPENAI_MODEL"}
 
 
-def test_two_isolated_systems_on_one_kafka_have_topics_of_their_own(tmp_path: Path) -> None:
-    a, b = (layout.isolated(tmp_path, {"FINESTREAM_KAFKA_BOOTSTRAP": "kafka:9092"}) for _ in range(2))
+def test_two_isolated_systems_on_one_kafka_and_qdrant_have_names_of_their_own(tmp_path: Path) -> None:
+    given = {"FINESTREAM_KAFKA_BOOTSTRAP": "kafka:9092", "FINESTREAM_QDRANT_URL": "http://qdrant:6333"}
+    a, b = (layout.isolated(tmp_path, given) for _ in range(2))
     assert not a.embedded_broker
-    assert a.env["FINESTREAM_KAFKA_TOPIC_PREFIX"] != b.env["FINESTREAM_KAFKA_TOPIC_PREFIX"]
+    for name in ("FINESTREAM_KAFKA_TOPIC_PREFIX", "FINESTREAM_QDRANT_COLLECTION_PREFIX"):
+        assert a.env[name] != b.env[name]
 
 
 def test_free_ports_are_all_different() -> None:
