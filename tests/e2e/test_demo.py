@@ -53,6 +53,7 @@ def test_a_generated_catalogue_goes_through_the_whole_system(tmp_path: Path) -> 
     assert processes_of(data) == {}
 
 
+@pytest.mark.slow
 def test_a_file_is_accounted_for_to_the_last_line(tmp_path: Path) -> None:
     """Real reviews' shapes: an empty text and one over 32 KiB end as dead letters, and nothing else does."""
     lines = [
