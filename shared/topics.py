@@ -36,8 +36,8 @@ ALL: tuple[Topic, ...] = (
     Topic(ERASURES, compact=True),
 )
 
-# What the archiver keeps. item-states only tells ranking to look; the state itself is a fold of the others.
-ARCHIVED: tuple[str, ...] = tuple(t.name for t in ALL if t.name != ITEM_STATES)
+# The event log: the archiver keeps all of them.
+ARCHIVED: tuple[str, ...] = tuple(topic.name for topic in ALL)
 
 
 def dead_letters(topic: str) -> str:
