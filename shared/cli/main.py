@@ -93,14 +93,11 @@ def _named_in(answer: ranking_pb2.RankResponse) -> list[str]:
     return sorted({*(item.item_id for item in answer.items), *reasons} - {""})
 
 
-@app.command(
-    epilog="Example: finestream train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
-def train(context: typer.Context, data: Data = Path(".run")) -> None:
+@app.command(epilog="Example: finestream train")
+def train(data: Data = Path(".run")) -> None:
     """Train on the archive, compare with the baselines, and publish the best: the same job as the cluster's."""
     system = layout.local(data, layout.Ports.default())
-    command = [*system.trainer_command(), *context.args]
-    raise typer.Exit(subprocess.run(command, env=system.trainer_env(), check=False).returncode)
+    raise typer.Exit(subprocess.run(system.trainer_command(), env=system.trainer_env(), check=False).returncode)
 
 
 @app.command(epilog="Example: finestream schema > events.schema.json")
