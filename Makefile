@@ -5,11 +5,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup generate format lint types test test-all demo up clean
+EVALUATED := musical_instruments_time musical_instruments_leave_one_out gift_cards fashion_llmesr ablations beauty --workers 2
+
+.PHONY: help setup generate format lint types test test-all evaluate bench demo up clean
 
 help:
 	@echo "make demo      the whole system on generated data (ARGS=\"--reviews FILE\" for real reviews)"
 	@echo "make up        the whole system, until Ctrl-C"
+	@echo "make evaluate  fit and compare every model on one protocol (ARGS=\"gift_cards --workers 2\"; hours for all)"
+	@echo "make bench     figures against named baselines"
 	@echo "make test      lint, types, and every test that takes less than minutes"
 	@echo "make test-all  the slow tests too"
 	@echo "make generate  gRPC code and JSON Schema from their sources"
@@ -43,6 +47,12 @@ test: lint types
 
 test-all: lint types
 	$(BIN)/pytest -m "not chaos" $(ARGS)
+
+evaluate: setup
+	$(BIN)/finestream evaluate $(or $(ARGS),$(EVALUATED))
+
+bench: setup
+	$(BIN)/python -m tests.bench.train_speed $(ARGS)
 
 demo: setup
 	$(BIN)/finestream demo $(ARGS)

@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def run(chosen: TrainerSettings, defined: space.Space) -> str:
-    """One training from archive to published bundle; answers the version."""
+    """One training from archive to published bundle; answers the version, empty in a process that helped."""
     started = time.monotonic()
     # Not torch's default: where cores are shared, as in `finestream demo`, threads that wait for each other made the
     # same job six times slower than one.
@@ -48,6 +48,8 @@ def run(chosen: TrainerSettings, defined: space.Space) -> str:
     read = read_log((event for event, _ in archive.events_of(chosen.archive.url, TOPICS)), defined.name)
     log.info("log read", interactions=read.interactions, users=len(read.by_user), items=len(read.by_item))
     outcome = pipeline.train(read, defined, chosen)
+    if chosen.rank:  # the first process publishes for all
+        return ""
     outcome.report["seconds"] = round(time.monotonic() - started, 1)
     version = publish(outcome, meta_of(outcome, read, reflected), chosen)
     Console().print(report.table(outcome.report))

@@ -1,31 +1,30 @@
 """The job's middle: a log in, the best model and the report of the comparison out."""
 
 import math
+import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from services.trainer import progress
-from services.trainer.fit import Fitted, Options, fit
-from services.trainer.settings import TrainerSettings, share_time, split_time
+from services.trainer.settings import TrainerSettings
 from shared import logs
-from shared.events import Interaction
 from shared.models.contract import ItemTable, Servable
-from shared.models.dataset import Case, Log, cases, items_before
-from shared.models.evaluation import Result, evaluate, offline, servable, with_history
+from shared.models.dataset import Case, Log, cases, items_before, log_before, share_time, split_time
+from shared.models.evaluation import Result, evaluate, servable, with_history
 from shared.models.features import Schema
-from shared.models.finestream import Config, Finestream
-from shared.models.item_knn import MAX_ITEMS, ItemKNN
-from shared.models.popularity import Config as PopularityConfig
-from shared.models.popularity import Popularity
+from shared.models.fitting import Fitted, Run
+from shared.models.item_knn import MAX_ITEMS
+from shared.models.registry import MODELS, config_of
+from shared.models.split import Split
 from shared.space import Space
 
 log = logs.get(__name__)
 
-PERSONAL: Final = (1.0, 0.75, 0.5, 0.25, 1.5, 0.0)  # what u . v may count; the first of equals is taken
 MIN_VALIDATION: Final = 20  # targets: with fewer, a comparison is a coin toss and the simple model stays
-KNN_NEIGHBOURS: Final = 100
+LEARNT: Final = "epochs"  # in Fitted.chosen of a model that learns, and so has to be fitted again
 
 
 @dataclass(frozen=True)
@@ -56,26 +55,31 @@ def train(log_: Log, space: Space, settings: TrainerSettings) -> Outcome:
     started = time.monotonic()
     if not log_.times:
         raise NothingToLearn("the archive holds no interaction yet: nothing to learn from")
+    schema = Schema(space.embedding_dim, space.opinion_dim, space.attribute_names)
     splits = split(log_, settings)
-    candidates, fitted = candidates_of(log_, space, settings, splits)
-    validated = {name: measure(log_, model, splits.validation, splits.validation_cases) for name, model in candidates}
-    winner = gate([name for name, _ in candidates], validated)
-    tested = {name: measure(log_, model, splits.test, splits.test_cases) for name, model in candidates}
-    knn = measure_knn(log_, splits.test, splits.test_cases)
+    fitted = candidates_of(log_, space.name, schema, settings, splits)
+    models: dict[str, Servable] = {name: found.model for name, found in fitted.items()}
+    validated = {
+        name: measure(log_, model, splits.validation, splits.validation_cases) for name, model in models.items()
+    }
+    winner = gate(list(models), validated)
+    tested = {name: measure(log_, model, splits.test, splits.test_cases) for name, model in models.items()}
+    knn = measure_knn(log_, space.name, schema, splits)
     if knn is not None:
         tested["item_knn"] = knn
-    model = dict(candidates)[winner]
-    if isinstance(model, Finestream) and fitted is not None:
-        again = refit(log_, space, settings, model.config, fitted.epochs)
-        fitted = replace(fitted, cut_short=fitted.cut_short or again.cut_short)
-        model = again.model
-    if fitted is not None and fitted.cut_short:
+    everything = Split(log_, space.name, schema)
+    again = (
+        fit(winner, everything, settings, fitted[winner].chosen, len(models))
+        if LEARNT in fitted[winner].chosen
+        else None
+    )
+    model = models[winner] if again is None else again.model
+    if any(found.cut_short for found in (*fitted.values(), *([again] if again else []))):
         log.warning("time ran out: the model has learnt less than it could; raise FINESTREAM_TRAINER_MAX_SECONDS")
-    table = model.encode_items(items_before(log_, math.inf))
     report = _report(log_, settings, splits, winner, validated, tested)
-    report["finestream"] = _training(fitted, dict(candidates).get("finestream"))
+    report["fits"] = {name: _training(found) for name, found in fitted.items() if LEARNT in found.chosen}
     report["seconds"] = round(time.monotonic() - started, 1)
-    return Outcome(model, table, report)
+    return Outcome(model, model.encode_items(everything.items), report)
 
 
 def split(log_: Log, settings: TrainerSettings) -> Splits:
@@ -92,25 +96,33 @@ def split(log_: Log, settings: TrainerSettings) -> Splits:
 
 
 def candidates_of(
-    log_: Log, space: Space, settings: TrainerSettings, splits: Splits
-) -> tuple[list[tuple[str, Servable]], Fitted | None]:
-    """Servable models fitted on what is before validation, the simplest first."""
-    recent = PopularityConfig(recency_weight=1.0, half_life_days=settings.half_life_days)
-    found: list[tuple[str, Servable]] = [
-        ("popularity", Popularity(space.name, device=settings.device)),
-        ("recent_popularity", Popularity(space.name, recent, settings.device)),
-    ]
-    if _targets(splits.validation_cases) < MIN_VALIDATION:
-        return found, None
-    schema = Schema(space.embedding_dim, space.opinion_dim, space.attribute_names)
-    config = Config(
-        schema, d=settings.width, layers=settings.layers, dropout=settings.dropout,
-        half_life_days=settings.half_life_days,
-    )  # fmt: skip
-    with progress.epochs("learning", settings.epochs) as report:
-        fitted = fit(log_, space.name, config, _options(settings), splits.test, splits.validation, report)
-    _choose_personal(log_, fitted.model, splits)
-    return [*found, ("finestream", fitted.model)], fitted
+    log_: Log, space: str, schema: Schema, settings: TrainerSettings, splits: Splits
+) -> dict[str, Fitted]:
+    """The candidates, fitted on what is before validation and chosen on it; where that is too little, the simplest."""
+    names = settings.candidates
+    enough = _targets(splits.validation_cases) >= MIN_VALIDATION
+    learning = Split(log_before(log_, splits.validation), space, schema, splits.validation, splits.validation_cases)
+    return {name: fit(name, learning, settings, {}, len(names)) for name in (names if enough else names[:1])}
+
+
+def fit(name: str, known: Split, settings: TrainerSettings, chosen: Mapping[str, Any], of: int) -> Fitted:
+    """One candidate `of` so many; with what an earlier fit has chosen it is fitted again."""
+    config = config_of(name, settings.options.get(name, {}), known.schema)
+    folder = _checkpoint(settings, f"{name} again" if chosen else name, known.log)
+    what = f"{name} learns from everything" if chosen else f"{name} learns"
+    with progress.epochs(what, int(chosen.get(LEARNT, getattr(config, "epochs", 0)))) as told:
+        run = Run(settings.seed, settings.device, chosen, settings.max_seconds / (of + 1), folder, told)
+        found = MODELS[name].load()[1](known, config, run)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _checkpoint(settings: TrainerSettings, what: str, known: Log) -> Path | None:
+    """Of this fit on this log: after a longer log, what was learnt from a shorter one is of no use."""
+    if not settings.checkpoints:
+        return None
+    return Path(settings.checkpoints) / f"{what} {known.interactions} {known.times[-1]:.0f}".replace(" ", "-")
 
 
 def gate(names: Sequence[str], validated: dict[str, Result]) -> str:
@@ -120,60 +132,20 @@ def gate(names: Sequence[str], validated: dict[str, Result]) -> str:
     return max(names, key=lambda name: validated[name]["ndcg@10"])
 
 
-def refit(log_: Log, space: Space, settings: TrainerSettings, config: Config, epochs: int) -> Fitted:
-    """The same model on the whole log, for as many epochs as validation found best."""
-    options = replace(_options(settings), epochs=epochs)
-    with progress.epochs("learning from everything", epochs) as report:
-        return fit(log_, space.name, config, options, math.inf, None, report)
-
-
 def measure(log_: Log, model: Servable, at: float, found: Sequence[Case]) -> Result:
     """The model over the catalogue as of `at`, on cases from then on."""
     table = model.encode_items(items_before(log_, at))
     return evaluate(servable(model, table), found, table.row_of, table.extra["users"].tolist())
 
 
-def measure_knn(log_: Log, at: float, found: Sequence[Case]) -> Result | None:
-    """Item-kNN fitted on what is before `at`; None for a catalogue too large for it."""
-    ids = [node.item_id for node in items_before(log_, at)]
-    if len(ids) > MAX_ITEMS:
+def measure_knn(log_: Log, space: str, schema: Schema, splits: Splits) -> Result | None:
+    """Item-kNN fitted on what is before the test; None for a catalogue too large for it, and for an empty one."""
+    known = Split(log_before(log_, splits.test), space, schema, splits.test)
+    if not 0 < len(known.items) <= MAX_ITEMS:
         return None
-    met = [
-        [fact.item_id for ts, fact in facts if ts < at and isinstance(fact, Interaction)]
-        for facts in log_.by_user.values()
-    ]
-    knn = ItemKNN(ids, KNN_NEIGHBOURS).fit(met)
-    counts = [0.0] * len(ids)
-    for items in met:
-        for item in set(items):
-            counts[knn.row_of[item]] += 1
-    return evaluate(offline(knn.score), found, knn.row_of, counts)
-
-
-def _choose_personal(log_: Log, model: Finestream, splits: Splits) -> None:
-    best = -1.0
-    for personal in PERSONAL:
-        tried = Finestream(
-            model.space, replace(model.config, personal=personal), model.ids, model.network, model.device
-        )
-        reached = measure(log_, tried, splits.validation, splits.validation_cases)["ndcg@10"]
-        if reached > best:
-            best, model.config = reached, tried.config
-
-
-def _options(settings: TrainerSettings) -> Options:
-    return Options(
-        epochs=settings.epochs,
-        patience=settings.patience,
-        windows=settings.windows,
-        batch=settings.batch,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        max_seconds=settings.max_seconds / 2,
-        max_cases=settings.max_cases,
-        seed=settings.seed,
-        device=settings.device,
-    )
+    config, fit_knn = MODELS["item_knn"].load()
+    scorer = fit_knn(known, config(), Run()).scorer
+    return evaluate(scorer, splits.test_cases, known.row_of, known.counts.tolist())
 
 
 def _targets(found: Sequence[Case]) -> int:
@@ -210,12 +182,5 @@ def _figures(result: Result) -> dict[str, Any]:
     return {**result.overall, "head_items": result.head_items, "tail_items": result.tail_items}
 
 
-def _training(fitted: Fitted | None, model: Servable | None) -> dict[str, Any] | None:
-    if fitted is None or not isinstance(model, Finestream):
-        return None
-    return {
-        "epochs": fitted.epochs,
-        "seconds": round(fitted.seconds, 1),
-        "personal": model.config.personal,
-        "cut_short": fitted.cut_short,
-    }
+def _training(fitted: Fitted) -> dict[str, Any]:
+    return {**fitted.chosen, "seconds": round(fitted.seconds, 1), "cut_short": fitted.cut_short}

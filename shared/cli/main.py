@@ -14,6 +14,7 @@ from shared import logs
 from shared.cli import bundles, dlq, publish, settings_table
 from shared.cli.client import ClientSettings, connect
 from shared.cli.demo.command import demo
+from shared.cli.evaluate import evaluate
 from shared.cli.generate import event_schema
 from shared.cli.replay import replay as replay_file
 from shared.cli.running import fail, run
@@ -31,6 +32,7 @@ app.add_typer(bundles.app, name="bundles")
 app.add_typer(dlq.app, name="dlq")
 
 app.command(epilog="Example: finestream demo --reviews reviews.json.gz --json summary.json")(demo)
+app.command(epilog="Example: finestream evaluate gift_cards musical_instruments_time --workers 2")(evaluate)
 
 Data = Annotated[Path, typer.Option(help="folder of everything that is kept")]
 Reviews = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Amazon-format JSON lines, gzip or not")]

@@ -61,7 +61,8 @@ def _rows_of(kind: type[BaseSettings]) -> Iterator[Row]:
     own = get_annotations(kind)
     for name, field in kind.model_fields.items():
         if not _is_nested(field) and (name in own or name not in inherited):
-            yield Row(prefix + name.upper(), _default(field), _cell(field.description or _plain(name)))
+            variable = field.validation_alias if isinstance(field.validation_alias, str) else prefix + name.upper()
+            yield Row(variable, _default(field), _cell(field.description or _plain(name)))
 
 
 def _is_nested(field: FieldInfo) -> bool:

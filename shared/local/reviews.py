@@ -52,7 +52,7 @@ _META: Final = msgspec.json.Decoder(MetaLine, strict=False)
 
 def read_reviews(path: Path, on_bad: OnBad) -> Iterator[tuple[Interaction, Review]]:
     """Each line's interaction and review. Raises OSError where the file cannot be read."""
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         try:
             yield _events_of(number, _REVIEW.decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -61,7 +61,7 @@ def read_reviews(path: Path, on_bad: OnBad) -> Iterator[tuple[Interaction, Revie
 
 def read_items(path: Path, on_bad: OnBad) -> Iterator[Item]:
     """Each line's item. Its time is the earliest there is: metadata has none, and any newer fact then wins."""
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         try:
             yield _item_of(_META.decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -70,7 +70,7 @@ def read_items(path: Path, on_bad: OnBad) -> Iterator[Item]:
 
 def count_lines(path: Path) -> int:
     """How many lines the readers will see, for a progress bar."""
-    return sum(1 for _ in _lines(path))
+    return sum(1 for _ in numbered_lines(path))
 
 
 def _events_of(number: int, line: ReviewLine) -> tuple[Interaction, Review]:
@@ -95,9 +95,9 @@ def _item_of(line: MetaLine) -> Item:
     )  # fmt: skip
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines that are not blank; one longer than MAX_LINE_BYTES is cut, and then no JSON."""
-    with _open(path) as file:
+    with open_file(path) as file:
         number = 0
         try:
             while line := file.readline(MAX_LINE_BYTES):
@@ -115,7 +115,8 @@ def _skip_rest_of_line(file: IO[bytes]) -> None:
         continue
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_file(path: Path) -> IO[bytes]:
+    """The file's bytes, unpacked where they are gzip. Raises OSError."""
     with path.open("rb") as file:
         packed = file.read(2) == GZIP_MAGIC
     return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")

@@ -26,6 +26,8 @@ ITEMS_FILE: Final = "items.json"
 KINDS: Final[Mapping[str, str]] = {
     "popularity": "shared.models.popularity:Popularity",
     "finestream": "shared.models.finestream:Finestream",
+    **dict.fromkeys(("sasrec", "gru4rec", "bert4rec", "narm", "srgnn"), "shared.models.sequence_model:Served"),
+    "llmesr": "shared.models.llmesr:LLMESR",
 }
 
 

@@ -9,6 +9,8 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from math import ceil, nextafter
 
 from shared.events import Erasure, Event, Interaction, Item, ItemSemantics, Opinions, Source
 from shared.graph.fold import ItemFact, UserFact, edges_of, fold_item, fold_user
@@ -63,22 +65,69 @@ def read_log(events: Iterable[Event], space: str) -> Log:
         elif isinstance(event, Item) or (isinstance(event, ItemSemantics) and event.space == space):
             log.by_item[event.item_id].append((event.ts, event))
     facts: list[Interaction | Opinions] = [*sorted(interactions.values(), key=_order), *opinions]
+    gather(log, (fact for fact in facts if fact.ts > erased.get(fact.user_id, 0.0)))
+    return log
+
+
+def gather(log: Log, facts: Iterable[Interaction | Opinions]) -> None:
+    """Put users' facts into the log, on both sides. Of one time the earlier given stays the earlier."""
     for fact in facts:
-        if fact.ts > erased.get(fact.user_id, 0.0):
-            log.by_user[fact.user_id].append((fact.ts, fact))
-            log.by_item[fact.item_id].append((fact.ts, edges_of(fact, NOWHERE)))
-            if isinstance(fact, Interaction):
-                log.times.append(fact.ts)
+        log.by_user[fact.user_id].append((fact.ts, fact))
+        log.by_item[fact.item_id].append((fact.ts, edges_of(fact, NOWHERE)))
+        if isinstance(fact, Interaction):
+            log.times.append(fact.ts)
     for of_user in log.by_user.values():
         of_user.sort(key=_time)
     for of_item in log.by_item.values():
         of_item.sort(key=_time)
-    return log
+    log.times.sort()
 
 
-def cases(log: Log, start: float, end: float) -> list[Case]:
-    """Every case with start <= ts < end, in order of (ts, user)."""
-    found = [case for user_id, facts in log.by_user.items() for case in _cases_of(user_id, facts, start, end)]
+def log_before(log: Log, ts: float) -> Log:
+    """The log as it was just before `ts`; nodes of which nothing was known by then are not in it."""
+    users = {user_id: facts[: bisect_left(facts, ts, key=_time)] for user_id, facts in log.by_user.items()}
+    items = {item_id: facts[: bisect_left(facts, ts, key=_time)] for item_id, facts in log.by_item.items()}
+    return Log(
+        defaultdict(list, {user_id: facts for user_id, facts in users.items() if facts}),
+        defaultdict(list, {item_id: facts for item_id, facts in items.items() if facts}),
+        log.times[: log.before(ts)],
+    )
+
+
+def split_time(split: str, times: Sequence[float]) -> float:
+    """The first moment of the test. `split`: the last day (UTC) before it, as 2014-02-07, or a share of `times`,
+    which are the interactions', ascending."""
+    day = day_of(split)
+    if day is not None:
+        return (day + timedelta(days=1)).timestamp()
+    return share_time(float(split), times)
+
+
+def share_time(share: float, times: Sequence[float]) -> float:
+    """The moment just after at least `share` of `times`; what happened at one time stays together."""
+    last = max(0, ceil(share * len(times)) - 1)
+    return nextafter(times[last], float("inf"))
+
+
+def is_split(value: str) -> bool:
+    """Whether `split_time` takes it: a day, or a share between 0 and 1."""
+    try:
+        return 0 < float(value) < 1
+    except ValueError:
+        return day_of(value) is not None
+
+
+def day_of(value: str) -> datetime | None:
+    """A day as 2014-02-07, at its first moment (UTC); None for anything else."""
+    try:
+        return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def cases(log: Log, start: float, end: float, repeats: bool = False) -> list[Case]:
+    """Every case with start <= ts < end, in order of (ts, user). `repeats`: items met before are targets too."""
+    found = [case for user_id, facts in log.by_user.items() for case in _cases_of(user_id, facts, start, end, repeats)]
     found.sort(key=lambda case: (case.ts, case.user.user_id))
     return found
 
@@ -134,7 +183,9 @@ def windows(found: Sequence[Case], count: int) -> list[list[Case]]:
     return out
 
 
-def _cases_of(user_id: str, facts: Sequence[tuple[float, UserFact]], start: float, end: float) -> Iterable[Case]:
+def _cases_of(
+    user_id: str, facts: Sequence[tuple[float, UserFact]], start: float, end: float, repeats: bool
+) -> Iterable[Case]:
     user, at = UserState(user_id), 0
     while at < len(facts) and facts[at][0] < end:
         ts = facts[at][0]
@@ -143,7 +194,7 @@ def _cases_of(user_id: str, facts: Sequence[tuple[float, UserFact]], start: floa
             to += 1
         now = [fact for _, fact in facts[at:to]]
         if ts >= start:
-            seen = {slot.item_id for slot in user.interactions}
+            seen = set() if repeats else {slot.item_id for slot in user.interactions}
             met = dict.fromkeys(fact.item_id for fact in now if isinstance(fact, Interaction))
             targets = tuple(item_id for item_id in met if item_id not in seen)
             if targets:

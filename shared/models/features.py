@@ -55,6 +55,18 @@ class ItemFeatures:
     recency: Tensor  # (N,) float32, see `recency`
     edges: Edges
 
+    def take(self, rows: Tensor) -> "ItemFeatures":
+        """Features of some rows (K,), which may occur twice. Edges are in order of their node."""
+        nodes = self.edges.node.contiguous()
+        first = torch.searchsorted(nodes, rows)
+        counts = torch.searchsorted(nodes, rows, right=True) - first
+        of = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), counts)
+        at = first[of] + torch.arange(len(of), device=rows.device) - (counts.cumsum(0) - counts)[of]
+        edges = Edges(
+            of, *(e[at] for e in (self.edges.attribute, self.edges.opinion, self.edges.polarity, self.edges.item))
+        )
+        return ItemFeatures(self.content[rows], self.users[rows], self.recency[rows], edges)
+
 
 @dataclass(frozen=True)
 class UserFeatures:
@@ -68,7 +80,7 @@ class UserFeatures:
 def item_features(items: Sequence[ItemNode], schema: Schema, half_life_days: float, device: str) -> ItemFeatures:
     """Every row depends on its own item alone."""
     reviews = [item.reviews for item in items]
-    content = [_content(item, schema.embedding_dim) for item in items]
+    content = [content_of(item, schema.embedding_dim) for item in items]
     return ItemFeatures(
         torch.from_numpy(np.stack(content) if content else np.zeros((0, schema.embedding_dim), np.float32)).to(device),
         torch.tensor([distinct_users(item.popularity_total) for item in items], dtype=torch.float32, device=device),
@@ -81,7 +93,7 @@ def user_features(
     users: Sequence[UserState], row_of: Mapping[str, int], schema: Schema, longest: int, device: str
 ) -> UserFeatures:
     """The newest `longest` interactions with items of the table, and every opinion of the users' reviews."""
-    rows = [_history(user, row_of, longest) for user in users]
+    rows = [history_rows(user, row_of, longest) for user in users]
     width = max([1, *(len(row) for row in rows)])
     history = np.zeros((len(users), width), np.int64)
     real = np.zeros((len(users), width), np.bool_)
@@ -108,7 +120,7 @@ def recency(item: ItemNode, half_life_days: float) -> float:
     return top + math.log(mean)
 
 
-def _content(item: ItemNode, dim: int) -> NDArray[np.float32]:
+def content_of(item: ItemNode, dim: int) -> NDArray[np.float32]:
     """The embedding of the item's own text; without one, the mean of its reviews' embeddings."""
     if item.semantics is not None and len(item.semantics.vector) == dim:
         vectors = [item.semantics.vector]
@@ -123,7 +135,8 @@ def _content(item: ItemNode, dim: int) -> NDArray[np.float32]:
     return mean
 
 
-def _history(user: UserState, row_of: Mapping[str, int], longest: int) -> list[int]:
+def history_rows(user: UserState, row_of: Mapping[str, int], longest: int) -> list[int]:
+    """Rows of the newest `longest` interactions with items of the table, oldest first."""
     newest_first = (row_of[slot.item_id] for slot in user.interactions if slot.item_id in row_of)
     return [row for row, _ in zip(newest_first, range(longest), strict=False)][::-1]
 

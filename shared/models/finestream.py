@@ -1,15 +1,16 @@
-"""finestream: LLM-ESR's two views and FineRec's opinions in one sequence model without a user-ID table.
+"""finestream: LLM-ESR's two views, FineRec's opinions and the neighbours of items, without a user-ID table.
 
-  item  e_co = PCA(s) + g ID, g = n / (n + kappa)      collaborative; a new item has g = 0 and still has a place
+  item  f = neighbours.items                         graph-filtered co-occurrence (neighbours.py), not learnt here
+        e_co = PCA(s) + g ID, g = n / (n + kappa)      collaborative; a new item has g = 0 and still has a place
         e_se = adapter(s)                              semantic (LLM-ESR, Liu et al., NeurIPS 2024, section 3.2)
         x_hat = h_I([x^a + conv_a(opinions)]_a)        fine-grained (FineRec, Zhang et al., SIGIR 2024, section 4)
-  user  the same three, from the newest interactions and the user's own opinions
-  score u . v + b, b = w_0 log(1 + n) + w_1 recency
+  user  the same four, from the newest interactions and the user's own opinions
+  score p u . v + m u_f . f + b, b = w_0 log(1 + n) + w_1 recency; p and m are chosen on validation
 
 What departs from the papers: attention is causal and knows its padding everywhere, FineRec's weights are a softmax
 (sums saturate with the degree), polarity joins the opinion vector, and the item side never reads a live user
 vector, so that its rows do not depend on the order of arrival. Shapes: B users, N items, L history, M opinions,
-E text embedding, c opinion vector, A attributes, d width.
+E text embedding, c opinion vector, A attributes, d width, r rank of the neighbour view.
 """
 
 from collections.abc import Sequence
@@ -33,21 +34,48 @@ from shared.models.features import (
     item_features,
     user_features,
 )
+from shared.models.neighbours import Neighbours, nobody
 
 IDS_FILE: Final = "ids.json"
+NEIGHBOUR_TENSORS: Final = ("factors", "mean", "from_text")
 
 
 @dataclass(frozen=True)
 class Config:
     schema: Schema
-    d: int = 64
+    d: int = 32
     heads: int = 2
     layers: int = 1
     dropout: float = 0.3
     longest: int = 50  # of a history
     kappa: float = 5.0  # an ID counts for half once so many users have met the item
     half_life_days: float = 365.0  # of the recency prior
-    personal: float = 1.0  # what u . v counts beside the prior; chosen on validation
+    sure: float = 2.0  # an item's own neighbours count for half, its text's for the rest, once so many users met it
+    # where validation does not choose otherwise:
+    rank: int = 64  # of the neighbour view
+    sharpness: float = 1.5  # of its directions
+    personal: float = 1.0  # what u . v counts beside the prior
+    decay: float = 1.0  # of the neighbour view, an interaction
+    neighbours: float = 0.7  # what the neighbour view counts; its scores have a deviation of about 1
+    # ablations: what a model goes without
+    co_view: bool = True
+    se_view: bool = True
+    fine_view: bool = True
+    opinions: bool = True  # False: the fine view sees the items' texts alone
+    cross_attention: bool = True
+    ids: bool = True  # False: the co view is the text's principal components alone
+    neighbour_view: bool = True
+    prior: bool = True
+    # training, see finestream_training.py
+    epochs: int = 15
+    patience: int = 3
+    batch: int = 256  # cases
+    steps: int = 250  # of an epoch at most: beyond, batches grow
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    windows: int = 8  # stretches of event time, each with its own view of the items
+    newest: int = 200_000  # cases that are learnt from at most
+    distillation: float = 0.0  # what it counts for tail users to be like similar users; see distillation.py
 
 
 class Attention(nn.Module):
@@ -95,8 +123,10 @@ class Sequences(nn.Module):
         super().__init__()
         d = config.d
         self.position = nn.Parameter(torch.randn(config.longest, d) * 0.02)  # row 0: the newest
-        self.to_co = Attention(d, config.heads)
-        self.to_se = Attention(d, config.heads)
+        self.crossed = config.cross_attention
+        if self.crossed:
+            self.to_co = Attention(d, config.heads)
+            self.to_se = Attention(d, config.heads)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(d)
         self.drop = nn.Dropout(config.dropout)
@@ -108,7 +138,8 @@ class Sequences(nn.Module):
         place = self.position[ago]
         mask = _causal(real)
         co, se = self.drop(co + place), self.drop(se + place)
-        co, se = co + self.to_co(se, co, mask), se + self.to_se(co, se, mask)
+        if self.crossed:
+            co, se = co + self.to_co(se, co, mask), se + self.to_se(co, se, mask)
         both = torch.cat([co, se])  # (2B, L, d)
         for block in self.blocks:
             both = block(both, mask.repeat(2, 1, 1, 1))
@@ -128,7 +159,8 @@ class OpinionConvolution(nn.Module):
         a, c = len(schema.attributes), schema.opinion_dim
         self.attribute = nn.Embedding(a, c)  # t_a
         self.polarity = nn.Embedding(3, c)
-        self.maps = nn.ModuleList(nn.Linear(c, a * c) for _ in range(3))  # f_q, f_k, f_v of every attribute
+        self.maps = nn.Parameter(torch.empty(3, a, c, c).uniform_(-(c**-0.5), c**-0.5))  # f_q, f_k, f_v
+        self.shifts = nn.Parameter(torch.zeros(3, a, c))
         for table in (self.attribute, self.polarity):
             nn.init.normal_(table.weight, std=0.3)
 
@@ -136,20 +168,19 @@ class OpinionConvolution(nn.Module):
         """x (N, A, c), reviewed (M, c): the item's own place on the attribute, for users -> (N, A, c)."""
         n, a, c = x.shape
         at = edges.node * a + edges.attribute  # (M,)
-        opinion = edges.opinion + self.polarity(edges.polarity)  # (M, c)
-        k_in, v_in = (opinion, x.reshape(-1, c)[at] + opinion) if reviewed is None else (reviewed, reviewed + opinion)
-        own, rows = torch.arange(a, device=x.device), torch.arange(len(at), device=x.device)
-        q = torch.tanh(self._maps(0, x)[:, own, own]).view(-1, c)[at]  # (N, A, A, c) -> (N A, c) -> (M, c)
-        k = torch.tanh(self._maps(1, self.attribute(edges.attribute) + k_in)[rows, edges.attribute])
-        v = torch.tanh(self._maps(2, v_in)[rows, edges.attribute])
+        own = x.reshape(-1, c)[at]  # (M, c): the node's own place on the opinion's attribute
+        opinion = edges.opinion + self.polarity(edges.polarity)
+        k_in, v_in = (opinion, own + opinion) if reviewed is None else (reviewed, reviewed + opinion)
+        k_in = self.attribute(edges.attribute) + k_in
+        q, k, v = (self._map(which, z, edges.attribute) for which, z in enumerate((own, k_in, v_in)))
         weight = segment_softmax((q * k).sum(1) / c**0.5, at, n * a)  # (M,)
         out: Tensor = torch.zeros(n * a, c, device=x.device, dtype=v.dtype).index_add(0, at, weight[:, None] * v)
         return out.view(n, a, c)
 
-    def _maps(self, which: int, x: Tensor) -> Tensor:
-        """(..., c) -> (..., A, c): by every attribute's map; one product, of which the rows then take their own."""
-        y: Tensor = self.maps[which](x)
-        return y.view(*x.shape[:-1], y.shape[-1] // x.shape[-1], x.shape[-1])
+    def _map(self, which: int, z: Tensor, attribute: Tensor) -> Tensor:
+        """(M, c) -> (M, c), each row by its attribute's map."""
+        y = torch.bmm(z[:, None], self.maps[which][attribute])[:, 0]
+        return torch.tanh(y + self.shifts[which][attribute])
 
 
 class Network(nn.Module):
@@ -157,6 +188,7 @@ class Network(nn.Module):
 
     mean: Tensor  # (E,) of the items' contents
     components: Tensor  # (d, E): their principal ones, PCA_d
+    used: Tensor  # (3,) 1 for a view that counts
 
     def __init__(self, config: Config, ids: int) -> None:
         super().__init__()
@@ -164,6 +196,8 @@ class Network(nn.Module):
         self.config = config
         self.register_buffer("mean", torch.zeros(e))
         self.register_buffer("components", torch.zeros(d, e))
+        used = [config.co_view, config.se_view, config.fine_view]
+        self.register_buffer("used", torch.tensor(used, dtype=torch.float32), persistent=False)  # the views
         self.ids = nn.Embedding(ids + 1, d, padding_idx=0)  # row 0: an item that training has not met
         nn.init.normal_(self.ids.weight, std=0.05)
         self.adapter = nn.Sequential(nn.Linear(e, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
@@ -181,14 +215,16 @@ class Network(nn.Module):
     def items(self, f: ItemFeatures, rows: Tensor) -> ItemTable:
         """Features of N items and their ID rows (N,) -> a table without ids: vectors (N, 3d), bias (N,)."""
         a, c = len(self.config.schema.attributes), self.config.schema.opinion_dim
+        config = self.config
         known = (f.content != 0).any(1, keepdim=True)
         s = (f.content - self.mean) * known  # (N, E)
-        gate = (f.users / (f.users + self.config.kappa))[:, None]
+        gate = (f.users / (f.users + config.kappa) * config.ids)[:, None]
         co = s @ self.components.T + gate * self.drop(self.ids(rows) * (rows > 0)[:, None])
         x = self.fine(s).view(-1, a, c)  # (N, A, c)
-        x_hat = self.item_head((x + self.item_opinions(x, f.edges, None)).flatten(1))
+        told = self.item_opinions(x, f.edges, None) if config.opinions else 0.0
+        x_hat = self.item_head((x + told).flatten(1))
         vectors = torch.cat([co, self.adapter(s), x_hat], 1)
-        bias = self.prior[0] * torch.log1p(f.users) + self.prior[1] * f.recency
+        bias = (self.prior[0] * torch.log1p(f.users) + self.prior[1] * f.recency) * config.prior
         return ItemTable([str(row) for row in range(len(rows))], vectors, bias, {"fine": x, "users": f.users})
 
     def users(self, f: UserFeatures, vectors: Tensor, fine: Tensor) -> Tensor:
@@ -202,14 +238,15 @@ class Network(nn.Module):
         last = (f.real.sum(1) - 1).clamp(min=0)
         rows = torch.arange(b, device=co.device)
         parts = [co[rows, last], se[rows, last], self._fine_user(f, x_hat, fine)]
-        u = torch.cat([gain * self.drop(part) for gain, part in zip(self.gains, parts, strict=True)], 1)
+        u = torch.cat([gain * self.drop(part) for gain, part in zip(self.gains * self.used, parts, strict=True)], 1)
         return u * (_some(f.real) | _reviewed(f.edges, b))
 
     def _fine_user(self, f: UserFeatures, x_hat: Tensor, fine: Tensor) -> Tensor:  # -> (B, d)
         b, edges, real = len(f.history), f.edges, f.real[:, :, None, None]
         x = (fine[f.history].float() * real).sum(1) / real.sum(1).clamp(min=1)  # (B, A, c): q^a from the items met
         reviewed = fine[edges.item.clamp(min=0), edges.attribute].float() * (edges.item >= 0)[:, None]  # (M, c)
-        u = self.user_head((x + self.user_opinions(x, edges, reviewed)).flatten(1))  # (B, d)
+        told = self.user_opinions(x, edges, reviewed) if self.config.opinions else 0.0
+        u = self.user_head((x + told).flatten(1))  # (B, d)
         weight = (self.fusion(u)[:, None] * x_hat).sum(-1) / self.config.d**0.5  # (B, L)
         weight = weight.masked_fill(~f.real, -1e4).softmax(1) * _some(f.real)
         assert u.shape == (b, self.config.d)
@@ -228,33 +265,41 @@ class Network(nn.Module):
 
 
 class Finestream:
-    """The network as ranking serves it."""
+    """The network and the neighbour view, as ranking serves them: vectors (N, 3d + r)."""
 
     kind = "finestream"
 
-    def __init__(self, space: str, config: Config, ids: Sequence[str], network: Network, device: str = "cpu") -> None:
-        """`ids`: the items that have a row in the ID table, from row 1."""
+    def __init__(
+        self, space: str, config: Config, ids: Sequence[str], network: Network,
+        neighbours: Neighbours | None = None, device: str = "cpu",
+    ) -> None:  # fmt: skip
+        """`ids`: the items that have a row in the ID table, and in the neighbours' factors, from row 1."""
         self.space, self.config, self.ids, self.device = space, config, list(ids), device
         self.network = network.to(device)
+        self.neighbours = (neighbours or nobody(config.rank, len(self.ids), config.schema.embedding_dim)).to(device)
         self.row_of = {item_id: row for row, item_id in enumerate(self.ids, start=1)}
 
     @torch.no_grad()
     def encode_items(self, items: Sequence[ItemNode]) -> ItemTable:
         self.network.eval()
         features = item_features(items, self.config.schema, self.config.half_life_days, self.device)
-        table = self.network.items(features, self.id_rows([item.item_id for item in items]))
-        return ItemTable([item.item_id for item in items], table.vectors, table.bias, table.extra)
+        rows = self.id_rows([item.item_id for item in items])
+        table = self.network.items(features, rows)
+        near = self.neighbours.items(rows, features.content, features.users)
+        vectors = torch.cat([table.vectors, near], 1)
+        return ItemTable([item.item_id for item in items], vectors, table.bias, table.extra)
 
     @torch.no_grad()
     def encode_users(self, users: Sequence[UserState], table: ItemTable, now: float) -> Tensor:
         """`now` is not read: a history counts the same however old it is."""
         self.network.eval()
-        width = 3 * self.config.d
+        config, width = self.config, 3 * self.config.d
         if not users or not len(table):
-            return torch.zeros(len(users), width, device=self.device)
-        features = user_features(users, table.row_of, self.config.schema, self.config.longest, self.device)
-        u = self.network.users(features, table.vectors, table.extra["fine"])
-        return u * self.config.personal
+            return torch.zeros(len(users), width + self.neighbours.rank, device=self.device)
+        features = user_features(users, table.row_of, config.schema, config.longest, self.device)
+        u = self.network.users(features, table.vectors[:, :width], table.extra["fine"])
+        near = self.neighbours.users(table.vectors[:, width:][features.history], features.real, config.decay)
+        return torch.cat([config.personal * u, config.neighbours * config.neighbour_view * near], 1)
 
     def id_rows(self, item_ids: Sequence[str]) -> Tensor:
         """Rows of the ID table (N,); 0 for an item that training has not met."""
@@ -262,7 +307,9 @@ class Finestream:
 
     def save(self, folder: Path) -> None:
         write_config(folder, self.kind, self.space, asdict(self.config))
-        save_file({k: v.cpu().contiguous() for k, v in self.network.state_dict().items()}, folder / WEIGHTS_FILE)
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"neighbours.{name}": getattr(self.neighbours, name) for name in NEIGHBOUR_TENSORS}
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
         (folder / IDS_FILE).write_text(dumps(self.ids))
 
     @classmethod
@@ -272,9 +319,12 @@ class Finestream:
         schema = Schema(schema["embedding_dim"], schema["opinion_dim"], tuple(schema["attributes"]))
         config = Config(schema=schema, **stored["config"])
         ids = loads((folder / IDS_FILE).read_text())
+        tensors = load_file(folder / WEIGHTS_FILE)
         network = Network(config, len(ids))
-        network.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        return cls(stored["space"], config, ids, network, device)
+        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+        factors, mean, from_text = (tensors[f"neighbours.{name}"] for name in NEIGHBOUR_TENSORS)
+        neighbours = Neighbours(factors, mean, from_text, config.sure)
+        return cls(stored["space"], config, ids, network, neighbours, device)
 
 
 def segment_softmax(logits: Tensor, segment: Tensor, segments: int) -> Tensor:

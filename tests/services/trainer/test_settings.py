@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.trainer.settings import TrainerSettings, share_time, split_time
+from services.trainer.settings import TrainerSettings
+from shared.models.dataset import share_time, split_time
 
 
 def test_a_day_is_the_last_of_the_training() -> None:

@@ -30,6 +30,25 @@ def run(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Compl
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_publish_one_bundle(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    archives.write(tmp_path / "archive", [of_default_space(event) for event in tastes(users=60)])
+    env = {
+        **os.environ,
+        "FINESTREAM_ARCHIVE_URL": str(tmp_path / "archive"),
+        "FINESTREAM_BUNDLES_URL": str(tmp_path / "bundles"),
+        "FINESTREAM_TRAINER_OPTIONS": '{"finestream": {"epochs": 2, "d": 16}}',
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ended = subprocess.run(
+        [*command, "-m", "services.trainer.main"], env=env, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert len(bundle.versions(str(tmp_path / "bundles"))) == 1
+
+
 def of_default_space(event: Event) -> tuple[str, Event]:
     """The made-up events, with vectors as long as the default space's."""
     defined = space.load()
@@ -49,7 +68,7 @@ def test_an_archive_becomes_a_bundle_that_loads_and_ranks(tmp_path: Path) -> Non
     logged = [of_default_space(event) for event in tastes(users=60)]
     (tmp_path / "archive").mkdir()
     archives.write(tmp_path / "archive", logged)
-    ended = run(tmp_path, FINESTREAM_TRAINER_EPOCHS="3", FINESTREAM_TRAINER_WIDTH="16")
+    ended = run(tmp_path, FINESTREAM_TRAINER_OPTIONS='{"finestream": {"epochs": 3, "d": 16}}')
     assert ended.returncode == 0, ended.stderr
     assert "ndcg@10" in ended.stdout
     url = str(tmp_path / "bundles")
@@ -57,7 +76,7 @@ def test_an_archive_becomes_a_bundle_that_loads_and_ranks(tmp_path: Path) -> Non
     assert current is not None
     got = bundle.fetch(url, current.version, tmp_path / "cache")
     assert got.meta.space == space.DEFAULT_SPACE
-    assert got.meta.metrics["published"] in ("finestream", "popularity", "recent_popularity")
+    assert got.meta.metrics["published"] in ("finestream", "popularity", "recency_popularity")
     assert got.meta.offsets[topics.INTERACTIONS] == {0: 480}
     assert got.meta.data_timestamp == max(events.time_of(event) for _, event in logged)
     model, table = contract.load(got.folder), ItemTable.read(got.folder)
@@ -88,7 +107,7 @@ def test_a_damaged_archive_is_one_sentence_and_code_1(tmp_path: Path) -> None:
     ("name", "value", "told"),
     [
         ("FINESTREAM_TRAINER_SPLIT", "tomorrow", "FINESTREAM_TRAINER_SPLIT: split must be a day"),
-        ("FINESTREAM_TRAINER_EPOCHS", "0", "FINESTREAM_TRAINER_EPOCHS"),
+        ("FINESTREAM_TRAINER_MODELS", "finestream,oracle", "oracle"),
         ("FINESTREAM_TRAINER_DEVICE", "tpu", "FINESTREAM_TRAINER_DEVICE"),
         ("FINESTREAM_SPACE_NAME", "nowhere", "FINESTREAM_SPACE_NAME: no such space"),
     ],

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +15,19 @@ from shared.events import Event, Interaction
 from shared.graph.fold import fold_user
 from shared.graph.state import UserState
 from shared.models.dataset import Case, Log, cases, items_before, read_log
-from shared.models.evaluation import Result, evaluate, offline, ranking_metrics, servable, with_history
+from shared.models.evaluation import (
+    BATCH,
+    Ranking,
+    Result,
+    _figures,
+    evaluate,
+    gini,
+    offline,
+    rank,
+    ranking_metrics,
+    servable,
+    with_history,
+)
 from shared.models.item_knn import ItemKNN
 from shared.models.popularity import Popularity
 from tests.shared.models.worlds import SPACE, START, interaction
@@ -75,6 +88,96 @@ def test_users_without_a_history_before_the_split_are_not_asked() -> None:
     found = [case("", "a", "new"), case("a", "b", "old")]
     assert with_history(found, START + 50) == [found[1]]
     assert with_history(found, START) == []
+
+
+def ranked(scores: list[list[float]], found: Sequence[Case], **told: object) -> Ranking:
+    return rank(lambda batch: torch.tensor(scores)[: len(batch)], found, ROWS, **told)  # type: ignore[arg-type]
+
+
+def test_where_repeats_are_asked_nothing_is_masked() -> None:
+    found = [case("a", "a", "u"), case("a", "b", "v")]
+    scores = [[4.0, 3.0, 2.0, 1.0]] * 2
+    assert ranked(scores, found, repeats=True).figures["mrr"].tolist() == [1.0, 0.5]
+    assert ranked(scores, found).figures["mrr"].tolist() == [0.0, 1.0]
+
+
+def test_among_negatives_only_these_compete_and_the_target_is_no_rival_of_itself() -> None:
+    got = ranked([[4.0, 3.0, 3.0, 1.0]] * 2, [case("", "cb"), case("", "d")], negatives=[[3, 2], [2, 3], [0]])
+    assert got.row.tolist() == [2, 1, 3]
+    assert got.case.tolist() == [0, 0, 1]
+    assert got.figures["mrr"].tolist() == pytest.approx([1.0, 0.75, 0.5])  # b ties with c
+
+
+def test_negatives_stay_with_their_targets_over_all_batches() -> None:
+    found = [case("", "cb" if n % 2 else "d", f"u{n}") for n in range(3 * BATCH)]
+    targets = [(n, target) for n, of in enumerate(found) for target in of.targets]
+    others = {"b": [0, 2, 3], "c": [3], "d": [0, 1]}  # b comes second, c first, d third
+    got = ranked([[4.0, 3.0, 2.0, 1.0]] * BATCH, found, negatives=[others[target] for _, target in targets])
+    expected = [{"b": 1 / 2, "c": 1.0, "d": 1 / 3}[target] for _, target in targets]
+    assert got.figures["mrr"].tolist() == pytest.approx(expected)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_all_other_items_as_negatives_are_the_full_ranking(scores: list[list[int]]) -> None:
+    found = [case("", "abcd", f"u{n}") for n in range(len(scores))]
+    others = [[other for other in range(4) if other != row] for _ in scores for row in range(4)]
+    floats = [[float(score) for score in of] for of in scores]
+    among, full = ranked(floats, found, negatives=others), ranked(floats, found)
+    for name, values in full.figures.items():
+        assert among.figures[name].tolist() == values.tolist()
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40)), min_size=1, max_size=20))
+def test_figures_of_many_targets_are_those_of_each(found: list[tuple[int, int]]) -> None:
+    above, ties = np.array(found).T
+    together = _figures(above, ties)
+    for at, (a, t) in enumerate(found):
+        ranks = range(a + 1, a + t + 1)
+        assert together["mrr"][at] == pytest.approx(sum(1 / rank for rank in ranks) / t)
+        assert together["hr@20"][at] == pytest.approx(sum(rank <= 20 for rank in ranks) / t)
+        assert together["ndcg@10"][at] == pytest.approx(sum(1 / math.log2(r + 1) for r in ranks if r <= 10) / t)
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        ranked([[math.nan, 1.0, 1.0, 1.0]], [case("", "a")])
+
+
+def listed(scores: list[list[float]]) -> Ranking:
+    """Over a catalogue of 40 items, of which lists hold 10."""
+    rows = {f"i{n}": n for n in range(40)}
+    found = [Case(START, UserState(f"u{n}"), ("i0",)) for n in range(len(scores))]
+    return rank(lambda batch: torch.tensor(scores)[: len(batch)], found, rows)
+
+
+def test_lists_that_are_all_the_same_cover_what_they_hold_and_are_as_unequal_as_can_be() -> None:
+    got = listed([[float(-n) for n in range(40)]] * 3)
+    assert got.coverage == 0.25
+    assert got.gini == pytest.approx(0.75)
+
+
+def test_lists_that_share_nothing_cover_all_and_are_equal() -> None:
+    got = listed([[float(n // 10 == of) + n / 100 for n in range(40)] for of in range(4)])
+    assert (got.coverage, got.gini) == pytest.approx((1.0, 0.0))
+
+
+def test_tied_items_share_the_places_of_a_list() -> None:
+    got = listed([[1.0] * 40] * 2)
+    assert got.coverage == pytest.approx(1 - 0.75**2)  # each list holds an item with probability 1/4
+    assert got.gini == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("times", "gini_is"), [([1.0, 1.0, 1.0], 0.0), ([0.0, 0.0, 1.0], 2 / 3), ([1.0, 3.0], 0.25)])
+def test_gini_as_in_the_textbook(times: list[float], gini_is: float) -> None:
+    assert gini(np.array(times)) == pytest.approx(gini_is)
+
+
+def test_masked_items_are_never_listed() -> None:
+    rows = {f"i{n}": n for n in range(12)}
+    facts = [interaction("u", f"i{n}", START + n) for n in range(6)]
+    found = [Case(START + 100, fold_user(UserState("u"), facts), ("i7",))]
+    got = rank(lambda batch: torch.zeros(1, 12), found, rows)
+    assert got.coverage == pytest.approx(0.5)
 
 
 def test_item_knn_is_the_cosine_of_binary_columns_and_keeps_k_neighbours() -> None:

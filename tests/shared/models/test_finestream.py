@@ -13,6 +13,7 @@ from shared.models import contract
 from shared.models.contract import ItemTable, score
 from shared.models.features import item_features, user_features
 from shared.models.finestream import Finestream, Network, Sequences, segment_softmax
+from shared.models.neighbours import Neighbours
 from tests.shared.models.worlds import CONFIG, DAY, SCHEMA, SOURCE, SPACE, START, interaction, opinions, states
 
 NOW = START + 100 * DAY
@@ -24,7 +25,9 @@ def model() -> Finestream:
     torch.manual_seed(0)
     network = Network(CONFIG, 8)  # of 10 items, two are unknown to the ID table
     network.fit_content(item_features(ITEMS, SCHEMA, 365.0, "cpu").content)
-    return Finestream(SPACE, CONFIG, [item.item_id for item in ITEMS[:8]], network)
+    generator = torch.Generator().manual_seed(1)
+    near = Neighbours(*(torch.randn(*shape, generator=generator) for shape in ((9, 4), (12,), (12, 4))), kappa=2.0)
+    return Finestream(SPACE, CONFIG, [item.item_id for item in ITEMS[:8]], network, near)
 
 
 def close(a: Tensor, b: Tensor) -> bool:
@@ -138,9 +141,9 @@ def test_a_table_in_bf16_ranks_about_the_same(model: Finestream) -> None:
 
 def test_an_empty_table_and_an_empty_batch_are_answered(model: Finestream) -> None:
     table = model.encode_items([])
-    assert table.vectors.shape == (0, 48)
-    assert model.encode_users(USERS, table, NOW).shape == (len(USERS), 48)
-    assert model.encode_users([], model.encode_items(ITEMS), NOW).shape == (0, 48)
+    assert table.vectors.shape == (0, 52)
+    assert model.encode_users(USERS, table, NOW).shape == (len(USERS), 52)
+    assert model.encode_users([], model.encode_items(ITEMS), NOW).shape == (0, 52)
 
 
 def test_segment_softmax_is_a_softmax_within_each_segment() -> None:

@@ -14,7 +14,7 @@ from shared.space import quantise
 SPACE = "test-space"
 ATTRIBUTES = ("sound", "price", "other")
 SCHEMA = Schema(12, 4, ATTRIBUTES)
-CONFIG = Config(SCHEMA, d=16, longest=8)
+CONFIG = Config(SCHEMA, d=16, longest=8, rank=4)
 START, DAY = 1.6e9, 86_400.0
 SOURCE = Source("interactions", 0, 0, 0.0)
 

@@ -1,0 +1,371 @@
+"""Fit finestream: every case of the log, in windows of event time that each have their own view of the catalogue.
+
+The network learns without the neighbour view, which is computed; what each counts is then chosen on validation.
+Learnt together they fit worse: what the training cases show of the neighbours is weaker than what serving will see.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared.graph.fold import fold_user
+from shared.graph.state import ItemNode, UserState
+from shared.models import training
+from shared.models.contract import ItemTable
+from shared.models.dataset import Case, Catalogue, windows
+from shared.models.distillation import Distillation, find_neighbours, semantic_users, tail_users
+from shared.models.evaluation import rank, servable
+from shared.models.features import Edges, ItemFeatures, UserFeatures, item_features, user_features
+from shared.models.finestream import Config, Finestream, Network
+from shared.models.fitting import Fitted, Run, Similar
+from shared.models.neighbours import Neighbours, fit_neighbours, nobody
+from shared.models.softmax import FULL_SOFTMAX_ITEMS, sampled_loss
+from shared.models.split import Split, histories
+
+VIEWS: Final = ((64, 1.5), (256, 0.5), (512, 0.5))  # rank and sharpness of the neighbour view
+DECAY: Final = (1.0, 0.8, 0.6, 0.4)
+NEIGHBOURS: Final = (0.0, 0.2, 0.4, 0.7, 1.0, 1.4, 2.0, 3.0, 4.5)
+PERSONAL: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.4, 2.0)
+CHOSEN_BY: Final = 4000  # cases at most, of those held out
+SURE: Final = 3.0  # standard errors of a difference
+AT_ONCE: Final = 256  # cases
+SCORES_AT_ONCE: Final = 50_000_000  # what choosing holds in memory, times three
+SIMILAR_USERS: Final = 10  # who a tail user learns from
+
+
+class Choice(NamedTuple):
+    """The fields of a Config that validation chooses."""
+
+    rank: int
+    sharpness: float
+    decay: float
+    neighbours: float
+    personal: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """C cases and the catalogue as of just before the first of them."""
+
+    items: ItemFeatures
+    id_rows: Tensor  # (N,)
+    users: UserFeatures  # of all cases; edges in order of case
+    first_edge: Tensor  # (C + 1,) edges of case c are [first_edge[c], first_edge[c + 1])
+    first_target: Tensor  # (C + 1,)
+    targets: Tensor  # (T,) rows of the catalogue
+    who: Tensor  # (C,) places in Sequences.users
+    lengths: NDArray[np.int64]  # (C,)
+    masked: bool  # what a user has met is no candidate
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, cases: Tensor) -> UserFeatures:
+        """Features of some cases (B,)."""
+        real = self.users.real[cases]
+        width = max(1, int(real.sum(1).max()))
+        at, node = _spans(self.first_edge, cases)
+        edges = Edges(
+            node, *(getattr(self.users.edges, name)[at] for name in ("attribute", "opinion", "polarity", "item"))
+        )
+        return UserFeatures(self.users.history[cases, :width], real[:, :width], edges)
+
+    def asked(self, cases: Tensor) -> tuple[Tensor, Tensor]:
+        """Of some cases (B,): which of them asks (Q,), and for which row (Q,)."""
+        at, case = _spans(self.first_target, cases)
+        return case, self.targets[at]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cases of one window."""
+
+    window: Window
+    cases: Tensor  # (B,)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def share(self, rank: int, world: int) -> "Batch":
+        return Batch(self.window, self.cases[rank::world])
+
+
+class Learner:
+    """Mean of -log p(target | user, catalogue as of the window), what a user has met left out."""
+
+    network: nn.Module
+
+    def __init__(self, model: Finestream, split: Split, similar: Similar | None) -> None:
+        self.model, self.split, self.config = model, split, model.config
+        self.windows = prepare(split, model, split.training[-self.config.newest :], self.config.windows)
+        if not self.windows:
+            raise ValueError("no interaction with an item that was known before: nothing to learn from")
+        self.held_out = prepare_with(model, split.items, split.held_out, split)
+        self.network = model.network
+        self.distillation = None
+        if self.config.distillation:
+            self.distillation = self._distillation(similar)
+            self.network = nn.ModuleDict({"model": model.network, "distillation": self.distillation})
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Histories of like length together, so that little is padded; which ones, and in what order, by chance."""
+        out = []
+        size = max(self.config.batch, -(-sum(map(len, self.windows)) // self.config.steps))
+        for window in self.windows:
+            order = rng.permutation(len(window))
+            order = order[np.argsort(window.lengths[order], kind="stable")]
+            for start in range(0, len(order), size):
+                cases = torch.from_numpy(order[start : start + size]).to(self.model.device)
+                out.append(Batch(window, cases))
+        shuffled = (out[at] for at in rng.permutation(len(out)))
+        return shuffled if self.distillation is None else self.distillation.epoch(shuffled, self.model.network)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, int]:
+        u, loss, count = batch_loss(self.model.network, batch)
+        if self.distillation is not None:
+            loss = loss + self.config.distillation * self.distillation(u, batch.window.who[batch.cases])
+        return loss, count
+
+    def validate(self) -> float:
+        """Minus the loss on what is held out: it moves more smoothly than any metric of a few hundred cases."""
+        total, n = 0.0, 0
+        for window in self.held_out:
+            for cases in torch.arange(len(window), device=self.model.device).split(self.config.batch):
+                _, loss, count = batch_loss(self.model.network, Batch(window, cases))
+                total, n = total + float(loss) * count, n + count
+        return -total / n if n else math.nan
+
+    def _distillation(self, similar: Similar | None) -> Distillation:
+        if similar is None:
+            raise ValueError("self-distillation finds similar users by a vector index: the run has none")
+        split, config = self.split, self.config
+        half_life = config.half_life_days if split.clock else 0.0
+        semantic = semantic_users(split.content, split.sequences, half_life)
+        found = find_neighbours(similar, semantic, SIMILAR_USERS, tail_users(split.sequences), weighted=True)
+        states = [
+            fold_user(UserState(user), (fact for _, fact in split.log.by_user[user])) for user in split.sequences.users
+        ]
+        features = item_features(split.items, config.schema, config.half_life_days, self.model.device)
+        rows = self.model.id_rows([item.item_id for item in split.items])
+
+        def encode(teacher: nn.Module, users: Tensor) -> Tensor:
+            assert isinstance(teacher, Network)
+            table = teacher.items(features, rows)
+            chosen = [states[user] for user in users.tolist()]
+            found = user_features(chosen, split.row_of, config.schema, config.longest, self.model.device)
+            return teacher.users(found, table.vectors, table.extra["fine"])
+
+        return Distillation(self.model.network, encode, 3 * config.d, found)
+
+
+def fit(split: Split, config: Config, run: Run) -> Fitted:
+    """Raises ValueError where there is nothing to learn from, FailedPrecondition where the loss is not finite."""
+    known = {name: run.chosen[name] for name in Choice._fields if name in run.chosen}
+    config = _with(config, _choice(config)._replace(**known))
+    training.seed(run.seed)
+    model = start(split, config, run.device)
+    options = training.Options(
+        epochs=config.epochs, patience=config.patience, learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+    )  # fmt: skip
+    learnt = training.learn(Learner(model, split, run.similar), options, run, settings=config)
+    if not known and split.held_out:
+        model.config = _with(config, Chooser(model, split).choose())
+        model.neighbours = neighbours_of(split, model.config).to(run.device)
+    scorer = servable(model, model.encode_items(split.items))
+    return training.fitted(learnt, scorer, model.network, model, **_choice(model.config)._asdict())
+
+
+def start(split: Split, config: Config, device: str) -> Finestream:
+    """The model before it has learnt: its views of the texts and of the neighbours are there."""
+    network = Network(config, len(split.items))
+    network.fit_content(split.content)
+    ids = [node.item_id for node in split.items]
+    return Finestream(split.space, config, ids, network, neighbours_of(split, config), device)
+
+
+def neighbours_of(split: Split, config: Config) -> Neighbours:
+    """The neighbour view of everything that the split knows."""
+    if not config.neighbour_view:
+        return nobody(config.rank, len(split.items), config.schema.embedding_dim)
+    return fit_neighbours(split.sequences, split.content, config.rank, config.sharpness, config.sure)
+
+
+def prepare(split: Split, model: Finestream, found: Sequence[Case], count: int) -> list[Window]:
+    """Cases in windows; without a clock there is one window, and its catalogue is all that is known."""
+    if not split.clock:
+        return prepare_with(model, split.items, found, split)
+    catalogue, out = Catalogue(split.log), []
+    for stretch in windows(found, count):
+        catalogue.advance(stretch[0].ts)
+        out += prepare_with(model, catalogue.nodes(), stretch, split)
+    return out
+
+
+def prepare_with(model: Finestream, nodes: Sequence[ItemNode], found: Sequence[Case], split: Split) -> list[Window]:
+    """One window, or none where no target is known; targets that are not known are left out."""
+    config, device = model.config, model.device
+    row_of = {node.item_id: row for row, node in enumerate(nodes)}
+    asked = [(case, [row_of[target] for target in case.targets if target in row_of]) for case in found]
+    asked = [(case, rows) for case, rows in asked if rows]
+    if not asked:
+        return []
+    place = {user_id: at for at, user_id in enumerate(split.sequences.users)}
+    users = user_features([case.user for case, _ in asked], row_of, config.schema, config.longest, device)
+    per_case = torch.bincount(users.edges.node, minlength=len(asked))
+    return [
+        Window(
+            item_features(nodes, config.schema, config.half_life_days, device),
+            model.id_rows(list(row_of)),
+            users,
+            _offsets(per_case),
+            _offsets(torch.tensor([len(rows) for _, rows in asked], device=device)),
+            torch.tensor([row for _, rows in asked for row in rows], device=device),
+            torch.tensor([place.get(case.user.user_id, -1) for case, _ in asked], device=device),
+            users.real.sum(1).cpu().numpy(),
+            not split.repeats,
+        )
+    ]
+
+
+def batch_loss(network: Network, batch: Batch) -> tuple[Tensor, Tensor, int]:
+    """Users (B, 3d), the mean loss over their targets, how many targets."""
+    window, f = batch.window, batch.window.take(batch.cases)
+    case, target = window.asked(batch.cases)
+    if len(window.id_rows) > FULL_SOFTMAX_ITEMS:
+        return _sampled(network, window, f, case, target)
+    table = network.items(window.items, window.id_rows)
+    u = network.users(f, table.vectors, table.extra["fine"])
+    logits = u @ table.vectors.T + table.bias
+    if window.masked:
+        row = torch.arange(len(u), device=u.device)[:, None].expand_as(f.real)
+        logits = logits.index_put((row[f.real], f.history[f.real]), logits.new_tensor(-torch.inf))
+    return u, -F.log_softmax(logits.float(), 1)[case, target].mean(), len(target)
+
+
+def _sampled(
+    network: Network, window: Window, f: UserFeatures, case: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor, int]:
+    """The same for a catalogue too large to encode at every step: only the items that the batch needs are."""
+    met, place = torch.unique(torch.cat([f.history.flatten(), f.edges.item.clamp(min=0)]), return_inverse=True)
+    table = network.items(window.items.take(met), window.id_rows[met])
+    history, item = place[: f.history.numel()].view_as(f.history), place[f.history.numel() :]
+    edges = replace(f.edges, item=torch.where(f.edges.item >= 0, item, -1))
+    u = network.users(UserFeatures(history, f.real, edges), table.vectors, table.extra["fine"])
+
+    def encode(rows: Tensor) -> tuple[Tensor, Tensor]:
+        part = network.items(window.items.take(rows), window.id_rows[rows])
+        return part.vectors, part.bias
+
+    share = torch.bincount(window.targets, minlength=len(window.id_rows)) / len(window.targets)
+    return u, sampled_loss(u[case], encode, len(window.id_rows), target, share=share, rows=case), len(target)
+
+
+class Chooser:
+    """What the views count, by NDCG@20 on what is held out.
+
+    The config's own choice stays unless another is better by more than SURE standard errors: of dozens tried on a few
+    hundred cases, the best is the best by chance.
+    """
+
+    def __init__(self, model: Finestream, split: Split) -> None:
+        self.model, self.split = model, split
+        self.cases = list(split.held_out)[-max(1, min(CHOSEN_BY, SCORES_AT_ONCE // max(1, len(split.items)))) :]
+        self.place = {id(case): at for at, case in enumerate(self.cases)}
+        alone = Finestream(
+            model.space,
+            replace(model.config, personal=1.0, neighbours=0.0),
+            model.ids,
+            model.network,
+            None,
+            model.device,
+        )
+        table = alone.encode_items(split.items)
+        self.network, self.bias = self._scores(alone, table), table.bias  # (C, N), (N,)
+        self.table = table
+        self.near = lru_cache(maxsize=4)(self._near)
+        self.reached = lru_cache(maxsize=None)(self._reached)
+
+    def choose(self) -> Choice:
+        held = _choice(self.model.config)
+        if self.model.config.neighbour_view:
+            other = [view for view in VIEWS if view[0] <= len(self.split.items) // 2]  # a rank beyond filters nothing
+            views = dict.fromkeys([(held.rank, held.sharpness), *other])
+            held = self._better(held, [held._replace(rank=r, sharpness=p, decay=d) for r, p in views for d in DECAY])
+            held = self._better(held, [held._replace(neighbours=weight) for weight in NEIGHBOURS])
+        held = self._better(held, [held._replace(personal=weight) for weight in PERSONAL])
+        if self.model.config.neighbour_view:
+            held = self._better(held, [held._replace(neighbours=weight) for weight in NEIGHBOURS])
+        return held
+
+    def _better(self, held: Choice, tried: Sequence[Choice]) -> Choice:
+        best = max(tried, key=lambda choice: float(self.reached(choice).mean()))
+        gain = self.reached(best) - self.reached(held)
+        return best if gain.mean() > SURE * gain.std() / len(gain) ** 0.5 else held
+
+    def _reached(self, choice: Choice) -> NDArray[np.float64]:  # (T,): of every target
+        near = self.near(choice.rank, choice.sharpness, choice.decay) if choice.neighbours else torch.zeros(1, 1)
+
+        def scorer(batch: Sequence[Case]) -> Tensor:
+            at = [self.place[id(case)] for case in batch]
+            told = near[at] if choice.neighbours else 0.0
+            return choice.personal * self.network[at] + choice.neighbours * told + self.bias
+
+        return rank(scorer, self.cases, self.split.row_of, repeats=self.split.repeats, lists=False).figures["ndcg@20"]
+
+    def _near(self, rank_: int, sharpness: float, decay: float) -> Tensor:  # (C, N)
+        choice = _choice(self.model.config)._replace(
+            rank=rank_, sharpness=sharpness, decay=decay, neighbours=1.0, personal=0.0
+        )
+        config = _with(self.model.config, choice)
+        view = self._view(rank_, sharpness).to(self.model.device)
+        near = view.items(
+            self.model.id_rows(self.table.item_ids), self.split.content.to(self.model.device), self.table.extra["users"]
+        )
+        parts = []
+        for start in range(0, len(self.cases), AT_ONCE):
+            cases = self.cases[start : start + AT_ONCE]
+            history, real = histories(cases, self.split.row_of, config.longest, self.model.device)
+            parts.append(view.users(near[history], real, decay) @ near.T)
+        return torch.cat(parts)
+
+    @lru_cache(maxsize=1)  # noqa: B019  # the chooser is gone once it has chosen
+    def _view(self, rank_: int, sharpness: float) -> Neighbours:
+        return neighbours_of(self.split, replace(self.model.config, rank=rank_, sharpness=sharpness))
+
+    def _scores(self, model: Finestream, table: ItemTable) -> Tensor:  # (C, N) without the bias
+        states = [case.user for case in self.cases]
+        parts = [states[at : at + AT_ONCE] for at in range(0, len(states), AT_ONCE)]
+        return torch.cat([(model.encode_users(part, table, 0.0) @ table.vectors.T).float() for part in parts])
+
+
+def _choice(config: Config) -> Choice:
+    return Choice(*(getattr(config, name) for name in Choice._fields))
+
+
+def _with(config: Config, choice: Choice) -> Config:
+    return replace(
+        config, rank=int(choice.rank), sharpness=choice.sharpness, decay=choice.decay, neighbours=choice.neighbours,
+        personal=choice.personal,
+    )  # fmt: skip
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    """(C,) -> (C + 1,): where the parts of each case begin."""
+    return F.pad(counts.cumsum(0), (1, 0))
+
+
+def _spans(first: Tensor, cases: Tensor) -> tuple[Tensor, Tensor]:
+    """The places [first[c], first[c + 1]) of some cases (B,), one after the other, and which of the B each is of."""
+    counts = first[cases + 1] - first[cases]
+    of = torch.repeat_interleave(torch.arange(len(cases), device=cases.device), counts)
+    within = torch.arange(len(of), device=cases.device) - _offsets(counts)[:-1][of]
+    return first[cases][of] + within, of

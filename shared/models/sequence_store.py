@@ -1,0 +1,187 @@
+"""Sequences on disk: built from a log of any length and read as memory maps, in memory that does not grow with it.
+
+An external merge sort: pieces of the log are sorted by (user, time) in memory and written as runs; the runs are then
+merged, and what comes out are whole users, whose questions follow. The result is the Sequences that the same log
+gives in memory, users in the same order; of one time, what came first in the log stays first.
+"""
+
+import heapq
+import shutil
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import groupby, islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, BinaryIO, Final, overload
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from shared.models.split import Sequences, questions
+
+AT_ONCE: Final = 1 << 20  # events that are sorted in memory
+FAN_IN: Final = 64  # runs that are merged at once: open files
+BUFFER: Final = 1 << 13  # numbers of a column that wait to be written
+COLUMNS: Final = {
+    "offsets": np.int64,
+    "items": np.int64,
+    "times": np.float64,
+    "asked_at": np.int64,
+    "asked_for": np.int64,
+    "name_ends": np.int64,  # of the users' ids, one after the other
+    "names": np.uint8,
+}
+
+Event = tuple[bytes, float, int]  # user, time, row: sorted by the first two
+_order = itemgetter(0, 1)
+
+
+def write(
+    folder: Path, log: Iterable[tuple[str, int, float]], repeats: bool = False, at_once: int = AT_ONCE
+) -> Sequences:
+    """(user, row of the catalogue, time) in any order -> Sequences in a new folder, opened."""
+    if folder.exists():
+        raise FileExistsError(folder)
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    runs = list(_sorted_runs(part, log, at_once))
+    level = 0
+    while len(runs) > FAN_IN:
+        level += 1
+        runs = [
+            _write_run(part / f"run-{level}-{at}", _merged(runs[at : at + FAN_IN], remove=True))
+            for at in range(0, len(runs), FAN_IN)
+        ]
+    _write_columns(part, _merged(runs, remove=True), repeats)
+    part.rename(folder)  # whatever has the name was written whole
+    return read(folder)
+
+
+def read(folder: Path) -> Sequences:
+    """Nothing is read before it is asked for."""
+    c: dict[str, Any] = {name: _mapped(folder / f"{name}.npy") for name in COLUMNS}
+    names = Names(c["names"], c["name_ends"])
+    return Sequences(names, c["offsets"], c["items"], c["times"], c["asked_at"], c["asked_for"])
+
+
+class Names(Sequence[str]):
+    """Users' ids, each read when it is asked for."""
+
+    def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self._text, self._ends = text, ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if isinstance(at, slice):
+            return [self[n] for n in range(*at.indices(len(self)))]
+        at = range(len(self))[at]
+        start = self._ends[at - 1] if at else 0
+        return self._text[start : self._ends[at]].tobytes().decode()
+
+
+class _Column:
+    """A .npy file that grows; its header says how long it is once it is closed."""
+
+    def __init__(self, file: BinaryIO, dtype: Any) -> None:
+        self.file, self.dtype = file, np.dtype(dtype)
+        self.count = 0
+        self.waiting: list[Any] = []
+        self._header()
+
+    def add(self, values: Iterable[Any]) -> None:
+        self.waiting += values
+        if len(self.waiting) >= BUFFER:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self.file.seek(0)
+        self._header()  # numpy leaves room for a longer shape
+
+    def _flush(self) -> None:
+        self.file.write(np.array(self.waiting, self.dtype).tobytes())
+        self.count += len(self.waiting)
+        self.waiting.clear()
+
+    def _header(self) -> None:
+        described = {"descr": npy.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.count,)}
+        npy.write_array_header_1_0(self.file, described)
+
+
+def _write_columns(folder: Path, events: Iterator[Event], repeats: bool) -> None:
+    with ExitStack() as opened:
+        columns = {
+            name: _Column(opened.enter_context((folder / f"{name}.npy").open("wb")), dtype)
+            for name, dtype in COLUMNS.items()
+        }
+        start = end_of_name = 0
+        columns["offsets"].add([0])
+        for user, of_user in groupby(events, itemgetter(0)):
+            own = list(of_user)
+            times, rows = [ts for _, ts, _ in own], [row for _, _, row in own]
+            found = list(questions(rows, times, repeats))
+            columns["items"].add(rows)
+            columns["times"].add(times)
+            columns["asked_at"].add(start + place for place, _ in found)
+            columns["asked_for"].add(row for _, row in found)
+            columns["names"].add(user)
+            start, end_of_name = start + len(rows), end_of_name + len(user)
+            columns["offsets"].add([start])
+            columns["name_ends"].add([end_of_name])
+        for column in columns.values():
+            column.close()
+
+
+def _sorted_runs(folder: Path, log: Iterable[tuple[str, int, float]], at_once: int) -> Iterator[Path]:
+    events = ((user.encode(), ts, row) for user, row, ts in log)
+    at = 0
+    while some := list(islice(events, at_once)):
+        some.sort(key=_order)
+        yield _write_run(folder / f"run-0-{at}", iter(some))
+        at += 1
+
+
+_RECORD: Final = struct.Struct("<Hdq")  # length of the user's id, time, row; the id follows
+
+
+def _write_run(path: Path, events: Iterator[Event]) -> Path:
+    with path.open("wb") as file:
+        for user, ts, row in events:
+            file.write(_RECORD.pack(len(user), ts, row) + user)
+    return path
+
+
+def _read_run(path: Path) -> Iterator[Event]:
+    with path.open("rb") as file:
+        while head := file.read(_RECORD.size):
+            length, ts, row = _RECORD.unpack(head)
+            yield file.read(length), ts, row
+
+
+def _merged(runs: Sequence[Path], remove: bool) -> Iterator[Event]:
+    """Earlier runs first where events are of one user and time: the order of the log."""
+    yield from heapq.merge(*(_read_run(run) for run in runs), key=_order)
+    if remove:
+        for run in runs:
+            run.unlink()
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    found: NDArray[Any] = np.load(path, mmap_mode="r") if _length(path) else np.load(path)
+    return found
+
+
+def _length(path: Path) -> int:
+    with path.open("rb") as file:
+        npy.read_magic(file)
+        shape, _, _ = npy.read_array_header_1_0(file)
+    return int(shape[0])
