@@ -33,6 +33,7 @@ class Config(sequence_model.Config):
     heads: int = 2
     hidden: float = 0.3  # share of a history's times that a sample hides
     end_only: float = 0.3  # share of the samples that hide the last time alone
+    copies: int = 5  # samples of each history in an epoch
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,13 @@ class Network(SequenceModel):
         encoder = BERT4Rec(config.d, config.layers, config.heads, config.dropout, config.longest + 1)
         super().__init__(encoder, items, config)
         self.mask = nn.Parameter(torch.randn(config.d) * sequence_model.STD)
-        self.head = nn.Linear(config.d, config.d)
+        self.head = nn.Sequential(nn.Linear(config.d, config.d), nn.GELU(), nn.LayerNorm(config.d))
 
     def forward(self, history: Tensor, real: Tensor, at: Tensor, hidden: Tensor | None = None) -> Tensor:
         """(B, L), (B, L), (Q, 2) -> (Q, d): of each question's prefix, or, with `hidden`, of the holes at `at`."""
         if hidden is not None:
             x = torch.where(hidden[:, :, None], self.mask, self.items(history))
-            y = self.encoder(x, real)[at[:, 0], at[:, 1]]
-            return F.gelu(self.head(y))
+            return self.head(self.encoder(x, real)[at[:, 0], at[:, 1]])  # type: ignore[no-any-return]
         found, which = prefixes(history, real, at)
         held = found.real.sum(1)  # (Q',): the mask's column
         rows = torch.arange(len(held), device=held.device)
@@ -116,7 +116,8 @@ class Learner(SequenceLearner):
 
     def batches(self, rng: np.random.Generator) -> Iterator[Clozes]:
         assert isinstance(self.config, Config)
-        return clozes(self.sequences, self.config, rng, self.repeats, self.device)
+        for _ in range(self.config.copies):
+            yield from clozes(self.sequences, self.config, rng, self.repeats, self.device)
 
     def loss(self, batch: Clozes) -> tuple[Tensor, int]:
         at = batch.hidden.nonzero()  # (Q, 2)
@@ -125,7 +126,7 @@ class Learner(SequenceLearner):
 
 
 def clozes(found: Sequences, config: Config, rng: np.random.Generator, repeats: bool, device: str) -> Iterator[Clozes]:
-    """One epoch: everyone with events of two times or more, once; longer histories in pieces of `longest`."""
+    """Everyone with events of two times or more, once; longer histories in pieces of `longest`."""
     pieces = list(_pieces(found, config.longest, repeats))
     order = rng.permutation(len(pieces))
     batches: list[list[int]] = []

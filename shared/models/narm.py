@@ -2,7 +2,8 @@
 
   c_t = [h_t ; sum over j <= t of a_tj h_j],  a_tj = v . sigmoid(A1 h_t + A2 h_j)      (eq. 3 to 8)
   score(t, i) = e_i . B c_t                                                            (eq. 9)
-The weights a are not normalised, as in the paper. All t are computed at once.
+The weights a are not normalised, as in the paper. All t are computed at once. Not of the paper: vectors are scaled
+on their way in, and B c_t is normed, as in SASRec (see gru4rec.py).
 Shapes: B users, L history, d width.
 """
 
@@ -29,17 +30,19 @@ class NARM(nn.Module):
 
     def __init__(self, d: int, layers: int = 1, dropout: float = 0.3) -> None:
         super().__init__()
+        self.scale = d**0.5
         self.gru = nn.GRU(d, d, layers, batch_first=True)
         self.a1, self.a2 = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
         self.v = nn.Linear(d, 1, bias=False)
         self.b = nn.Linear(2 * d, d, bias=False)
+        self.norm = nn.LayerNorm(d)
         self.drop_in, self.drop_out = nn.Dropout(dropout / 2), nn.Dropout(dropout)  # the paper's .25 and .5
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:  # (B, L, d), (B, L) -> (B, L, d)
-        h, _ = self.gru(self.drop_in(x))
+        h, _ = self.gru(self.drop_in(self.scale * x))
         alike = torch.sigmoid(self.a1(h)[:, :, None] + self.a2(h)[:, None])  # (B, L, L, d)
         weight = torch.tril(self.v(alike).squeeze(-1) * real[:, None])  # (B, L, L): row t weighs columns up to t
-        return self.b(self.drop_out(torch.cat([h, weight @ h], -1)))  # type: ignore[no-any-return]
+        return self.norm(self.b(self.drop_out(torch.cat([h, weight @ h], -1))))  # type: ignore[no-any-return]
 
 
 def network(config: Config, items: int) -> SequenceModel:

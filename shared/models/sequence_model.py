@@ -43,16 +43,16 @@ class Config:
     d: int = 64
     layers: int = 1
     heads: int = 1
-    dropout: float = 0.3
+    dropout: float = 0.5
     longest: int = 50  # of a history
     epochs: int = 100
-    patience: int = 5
-    batch: int = 128  # rows: users, about
+    patience: int = 8
+    batch: int = 32  # rows: users, about
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     loss: Literal["softmax", "bce"] = "softmax"  # over all items; "bce": the target and one uniform negative
     bias: bool = True  # a number for each item beside its vector; False: as most of the papers
-    prior: bool = False  # the bias starts at the log of the item's popularity, in place of 0
+    prior: bool = True  # the bias starts at the log of the item's popularity, in place of 0
 
 
 class Prefixes(NamedTuple):

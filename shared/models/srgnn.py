@@ -4,6 +4,7 @@ Nodes are the distinct items of a history; an edge goes from each item to the ne
 so each question is its own row here: nothing later than a question is in its graph.
   a = [A_out H W_out ; A_in H W_in],  H' = GRU(a, H)                                  (eq. 1 to 5)
   s = W3 [s_last ; sum over t of q . sigmoid(W1 s_last + W2 s_t + c) s_t]             (eq. 6, 7)
+Not of the paper: vectors are scaled on their way in, and s is normed, as in SASRec (see gru4rec.py).
 Shapes: Q questions, L history (a position stands for its item's node at the item's first place), d width.
 """
 
@@ -33,6 +34,7 @@ class SRGNN(SequenceModel):
         self.w1, self.w2 = nn.Linear(d, d, bias=False), nn.Linear(d, d)
         self.q = nn.Linear(d, 1, bias=False)
         self.w3 = nn.Linear(2 * d, d, bias=False)
+        self.norm = nn.LayerNorm(d)
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, history: Tensor, real: Tensor, at: Tensor) -> Tensor:  # (B, L), (B, L), (Q, 2) -> (Q, d)
@@ -44,14 +46,14 @@ class SRGNN(SequenceModel):
         q, length = history.shape
         node = nodes(history, real)  # (Q, L)
         outward, inward = edges(node, real)
-        h = self.drop(self.items(history))  # (Q, L, d)
+        h = self.drop(self.config.d**0.5 * self.items(history))  # (Q, L, d)
         for _ in range(self.steps):
             a = torch.cat([outward @ self.out_(h), inward @ self.in_(h)], -1)  # (Q, L, 2d)
             h = self.gate(a.flatten(0, 1), h.flatten(0, 1)).view(q, length, -1)
         h = h.gather(1, node[:, :, None].expand_as(h))  # each position reads its node
         last = h[torch.arange(q, device=h.device), (real.sum(1) - 1).clamp(min=0)]  # (Q, d)
         weight = self.q(torch.sigmoid(self.w1(last)[:, None] + self.w2(h))) * real[:, :, None]  # (Q, L, 1)
-        return self.w3(self.drop(torch.cat([last, (weight * h).sum(1)], -1)))  # type: ignore[no-any-return]
+        return self.norm(self.w3(self.drop(torch.cat([last, (weight * h).sum(1)], -1))))  # type: ignore[no-any-return]
 
 
 def nodes(history: Tensor, real: Tensor) -> Tensor:

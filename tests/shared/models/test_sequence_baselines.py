@@ -354,12 +354,12 @@ def test_a_graph_is_read_as_the_paper_does() -> None:
     outward[places[:-1], places[1:]] = 1.0
     inward = outward.T / outward.T.sum(1, keepdim=True).clamp(min=1)
     outward = outward / outward.sum(1, keepdim=True).clamp(min=1)
-    h = found.items(torch.tensor(items))
+    h = 4 * found.items(torch.tensor(items))  # sqrt(d)
     for _ in range(2):
         h = found.gate(torch.cat([outward @ found.out_(h), inward @ found.in_(h)], 1), h)
     s = h[places]
     weight = found.q(torch.sigmoid(found.w1(s[-1]) + found.w2(s)))
-    expected = found.w3(torch.cat([s[-1], (weight * s).sum(0)]))
+    expected = found.norm(found.w3(torch.cat([s[-1], (weight * s).sum(0)])))
     states = found(torch.tensor([history]), torch.ones(1, 5, dtype=torch.bool), torch.tensor([[0, 4]]))
     assert close(states[0], expected)
 
