@@ -244,13 +244,14 @@ def test_a_fit_that_has_ended_is_not_done_again(tmp_path: Path, split: Split, wh
 def test_a_fit_that_time_ended_goes_on_from_its_last_whole_epoch(
     tmp_path: Path, split: Split, whole: tuple[Learner, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now = [0.0]
+
     def in_epoch_three(epoch: int, loss: float, reached: float) -> None:
-        monkeypatch.setattr("time.monotonic", lambda: math.inf if epoch == 2 else 0.0)
+        now[0] = math.inf if epoch == 2 else 0.0
 
     with monkeypatch.context() as patched:
-        patched.setattr("time.monotonic", lambda: 0.0)
+        patched.setattr("time.monotonic", lambda: now[0])
         _, torn = fit(split, Run(checkpoint=tmp_path, max_seconds=9.0, report=in_epoch_three))
-    monkeypatch.undo()
     told: list[int] = []
     learner, learnt = fit(split, Run(checkpoint=tmp_path, report=lambda epoch, *_: told.append(epoch)))
     assert told == [3, 4, 5]
