@@ -68,18 +68,16 @@ def train(log_: Log, space: Space, settings: TrainerSettings) -> Outcome:
     if knn is not None:
         tested["item_knn"] = knn
     everything = Split(log_, space.name, schema)
-    again = (
-        fit(winner, everything, settings, fitted[winner].chosen, len(models))
-        if LEARNT in fitted[winner].chosen
-        else None
-    )
-    model = models[winner] if again is None else again.model
-    if any(found.cut_short for found in (*fitted.values(), *([again] if again else []))):
+    fits = list(fitted.values())
+    if LEARNT in fitted[winner].chosen:
+        fits.append(fit(winner, everything, settings, fitted[winner].chosen, len(models)))
+        models[winner] = fits[-1].model
+    if any(found.cut_short for found in fits):
         log.warning("time ran out: the model has learnt less than it could; raise FINESTREAM_TRAINER_MAX_SECONDS")
     report = _report(log_, settings, splits, winner, validated, tested)
     report["fits"] = {name: _training(found) for name, found in fitted.items() if LEARNT in found.chosen}
     report["seconds"] = round(time.monotonic() - started, 1)
-    return Outcome(model, model.encode_items(everything.items), report)
+    return Outcome(models[winner], models[winner].encode_items(everything.items), report)
 
 
 def split(log_: Log, settings: TrainerSettings) -> Splits:

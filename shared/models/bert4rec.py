@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shared.models import sequence_model
+from shared.models.features import padded
 from shared.models.fitting import Fitted, Run
 from shared.models.sasrec import Attention
-from shared.models.sequence_model import SequenceLearner, SequenceModel, padded, prefixes
+from shared.models.sequence_model import SequenceLearner, SequenceModel, prefixes
 from shared.models.split import Sequences, Split
 
 BUCKETED: Final = 16  # batches' worth of histories, drawn at random, that are sorted by length

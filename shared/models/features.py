@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -47,6 +48,10 @@ class Edges:
     polarity: Tensor  # (M,) int64: 0 negative, 1 neutral, 2 positive
     item: Tensor  # (M,) int64
 
+    def take(self, at: Tensor, node: Tensor) -> "Edges":
+        """The opinions at these places (K,), now of these nodes (K,)."""
+        return Edges(node, self.attribute[at], self.opinion[at], self.polarity[at], self.item[at])
+
 
 @dataclass(frozen=True)
 class ItemFeatures:
@@ -57,14 +62,8 @@ class ItemFeatures:
 
     def take(self, rows: Tensor) -> "ItemFeatures":
         """Features of some rows (K,), which may occur twice. Edges are in order of their node."""
-        nodes = self.edges.node.contiguous()
-        first = torch.searchsorted(nodes, rows)
-        counts = torch.searchsorted(nodes, rows, right=True) - first
-        of = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), counts)
-        at = first[of] + torch.arange(len(of), device=rows.device) - (counts.cumsum(0) - counts)[of]
-        edges = Edges(
-            of, *(e[at] for e in (self.edges.attribute, self.edges.opinion, self.edges.polarity, self.edges.item))
-        )
+        first = offsets(torch.bincount(self.edges.node, minlength=len(self.content)))
+        edges = self.edges.take(*spans(first, rows))
         return ItemFeatures(self.content[rows], self.users[rows], self.recency[rows], edges)
 
 
@@ -80,9 +79,8 @@ class UserFeatures:
 def item_features(items: Sequence[ItemNode], schema: Schema, half_life_days: float, device: str) -> ItemFeatures:
     """Every row depends on its own item alone."""
     reviews = [item.reviews for item in items]
-    content = [content_of(item, schema.embedding_dim) for item in items]
     return ItemFeatures(
-        torch.from_numpy(np.stack(content) if content else np.zeros((0, schema.embedding_dim), np.float32)).to(device),
+        contents(items, schema.embedding_dim).to(device),
         torch.tensor([distinct_users(item.popularity_total) for item in items], dtype=torch.float32, device=device),
         torch.tensor([recency(item, half_life_days) for item in items], dtype=torch.float32, device=device),
         _edges(reviews, None, schema, device),
@@ -93,15 +91,30 @@ def user_features(
     users: Sequence[UserState], row_of: Mapping[str, int], schema: Schema, longest: int, device: str
 ) -> UserFeatures:
     """The newest `longest` interactions with items of the table, and every opinion of the users' reviews."""
-    rows = [history_rows(user, row_of, longest) for user in users]
+    history, real = padded([history_rows(user, row_of, longest) for user in users], device)
+    return UserFeatures(history, real, _edges([user.reviews for user in users], row_of, schema, device))
+
+
+def padded(rows: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Tensor]:
+    """(B, L) int64 from column 0, and which columns are real (B, L) bool; L is at least 1."""
     width = max([1, *(len(row) for row in rows)])
-    history = np.zeros((len(users), width), np.int64)
-    real = np.zeros((len(users), width), np.bool_)
+    history, real = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.bool_)
     for at, row in enumerate(rows):
-        history[at, : len(row)] = row
-        real[at, : len(row)] = True
-    edges = _edges([user.reviews for user in users], row_of, schema, device)
-    return UserFeatures(torch.from_numpy(history).to(device), torch.from_numpy(real).to(device), edges)
+        history[at, : len(row)], real[at, : len(row)] = row, True
+    return torch.from_numpy(history).to(device), torch.from_numpy(real).to(device)
+
+
+def offsets(counts: Tensor) -> Tensor:
+    """(C,) -> (C + 1,): where the parts of each begin."""
+    return F.pad(counts.cumsum(0), (1, 0))
+
+
+def spans(first: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The places [first[r], first[r + 1]) of some rows (K,), one after the other, and which of the K each is of."""
+    counts = first[rows + 1] - first[rows]
+    of = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), counts)
+    within = torch.arange(len(of), device=rows.device) - offsets(counts)[:-1][of]
+    return first[rows][of] + within, of
 
 
 def recency(item: ItemNode, half_life_days: float) -> float:
@@ -118,6 +131,12 @@ def recency(item: ItemNode, half_life_days: float) -> float:
     top = max(times)
     mean = sum(n * math.exp(t - top) for n, t in zip(counts, times, strict=True)) / sum(counts)
     return top + math.log(mean)
+
+
+def contents(items: Sequence[ItemNode], dim: int) -> Tensor:
+    """(N, E) float32: the items' text embeddings, of unit length, or zero where nothing is known."""
+    found = [content_of(item, dim) for item in items]
+    return torch.from_numpy(np.stack(found) if found else np.zeros((0, dim), np.float32))
 
 
 def content_of(item: ItemNode, dim: int) -> NDArray[np.float32]:

@@ -26,9 +26,8 @@ from torch import Tensor, nn
 
 from shared.models.dataset import Case, windows
 from shared.models.finerec_graph import Facts, Graph, Nodes, facts_of
-from shared.models.finestream import segment_softmax
 from shared.models.fitting import Fitted, Run
-from shared.models.softmax import softmax_loss
+from shared.models.softmax import segment_softmax, softmax_loss
 from shared.models.split import FOREVER, Split
 from shared.models.training import Options, fitted, learn, validator
 

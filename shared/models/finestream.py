@@ -35,6 +35,7 @@ from shared.models.features import (
     user_features,
 )
 from shared.models.neighbours import Neighbours, nobody
+from shared.models.softmax import segment_softmax
 
 IDS_FILE: Final = "ids.json"
 NEIGHBOUR_TENSORS: Final = ("factors", "mean", "from_text")
@@ -325,15 +326,6 @@ class Finestream:
         factors, mean, from_text = (tensors[f"neighbours.{name}"] for name in NEIGHBOUR_TENSORS)
         neighbours = Neighbours(factors, mean, from_text, config.sure)
         return cls(stored["space"], config, ids, network, neighbours, device)
-
-
-def segment_softmax(logits: Tensor, segment: Tensor, segments: int) -> Tensor:
-    """Softmax (M,) of logits (M,) over the rows of each segment (M,) in [0, segments)."""
-    top = torch.full((segments,), -torch.inf, device=logits.device, dtype=logits.dtype)
-    top = top.scatter_reduce(0, segment, logits.detach(), "amax")
-    weight = torch.exp(logits - top[segment])
-    total = torch.zeros(segments, device=logits.device, dtype=logits.dtype).index_add(0, segment, weight)
-    return weight / total[segment]
 
 
 def _causal(real: Tensor) -> Tensor:

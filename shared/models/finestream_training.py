@@ -7,7 +7,7 @@ Learnt together they fit worse: what the training cases show of the neighbours i
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -23,11 +23,11 @@ from shared.models.contract import ItemTable
 from shared.models.dataset import Case, Catalogue, windows
 from shared.models.distillation import Distillation, find_neighbours, semantic_users, tail_users
 from shared.models.evaluation import rank, servable
-from shared.models.features import Edges, ItemFeatures, UserFeatures, item_features, user_features
+from shared.models.features import ItemFeatures, UserFeatures, item_features, offsets, spans, user_features
 from shared.models.finestream import Config, Finestream, Network
 from shared.models.fitting import Fitted, Run, Similar
 from shared.models.neighbours import Neighbours, fit_neighbours, nobody
-from shared.models.softmax import FULL_SOFTMAX_ITEMS, sampled_loss
+from shared.models.softmax import FULL_SOFTMAX_ITEMS, sampled_loss, target_share
 from shared.models.split import Split, histories
 
 VIEWS: Final = ((64, 1.5), (256, 0.5), (512, 0.5))  # rank and sharpness of the neighbour view
@@ -68,19 +68,21 @@ class Window:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @cached_property
+    def share(self) -> Tensor:
+        """(N,): which share of all targets each item is."""
+        return target_share(self.targets.cpu().numpy(), len(self.id_rows)).to(self.targets.device)
+
     def take(self, cases: Tensor) -> UserFeatures:
         """Features of some cases (B,)."""
         real = self.users.real[cases]
         width = max(1, int(real.sum(1).max()))
-        at, node = _spans(self.first_edge, cases)
-        edges = Edges(
-            node, *(getattr(self.users.edges, name)[at] for name in ("attribute", "opinion", "polarity", "item"))
-        )
+        edges = self.users.edges.take(*spans(self.first_edge, cases))
         return UserFeatures(self.users.history[cases, :width], real[:, :width], edges)
 
     def asked(self, cases: Tensor) -> tuple[Tensor, Tensor]:
         """Of some cases (B,): which of them asks (Q,), and for which row (Q,)."""
-        at, case = _spans(self.first_target, cases)
+        at, case = spans(self.first_target, cases)
         return case, self.targets[at]
 
 
@@ -179,17 +181,17 @@ def fit(split: Split, config: Config, run: Run) -> Fitted:
     learnt = training.learn(Learner(model, split, run.similar), options, run, settings=config)
     if not known and split.held_out:
         model.config = _with(config, Chooser(model, split).choose())
-        model.neighbours = neighbours_of(split, model.config).to(run.device)
+    model.neighbours = neighbours_of(split, model.config).to(run.device)
     scorer = servable(model, model.encode_items(split.items))
     return training.fitted(learnt, scorer, model.network, model, **_choice(model.config)._asdict())
 
 
 def start(split: Split, config: Config, device: str) -> Finestream:
-    """The model before it has learnt: its views of the texts and of the neighbours are there."""
+    """The model before it has learnt: of its views that of the texts is there."""
     network = Network(config, len(split.items))
     network.fit_content(split.content)
     ids = [node.item_id for node in split.items]
-    return Finestream(split.space, config, ids, network, neighbours_of(split, config), device)
+    return Finestream(split.space, config, ids, network, device=device)
 
 
 def neighbours_of(split: Split, config: Config) -> Neighbours:
@@ -226,8 +228,8 @@ def prepare_with(model: Finestream, nodes: Sequence[ItemNode], found: Sequence[C
             item_features(nodes, config.schema, config.half_life_days, device),
             model.id_rows(list(row_of)),
             users,
-            _offsets(per_case),
-            _offsets(torch.tensor([len(rows) for _, rows in asked], device=device)),
+            offsets(per_case),
+            offsets(torch.tensor([len(rows) for _, rows in asked], device=device)),
             torch.tensor([row for _, rows in asked for row in rows], device=device),
             torch.tensor([place.get(case.user.user_id, -1) for case, _ in asked], device=device),
             users.real.sum(1).cpu().numpy(),
@@ -265,8 +267,7 @@ def _sampled(
         part = network.items(window.items.take(rows), window.id_rows[rows])
         return part.vectors, part.bias
 
-    share = torch.bincount(window.targets, minlength=len(window.id_rows)) / len(window.targets)
-    return u, sampled_loss(u[case], encode, len(window.id_rows), target, share=share, rows=case), len(target)
+    return u, sampled_loss(u[case], encode, len(window.id_rows), target, share=window.share, rows=case), len(target)
 
 
 class Chooser:
@@ -322,10 +323,6 @@ class Chooser:
         return rank(scorer, self.cases, self.split.row_of, repeats=self.split.repeats, lists=False).figures["ndcg@20"]
 
     def _near(self, rank_: int, sharpness: float, decay: float) -> Tensor:  # (C, N)
-        choice = _choice(self.model.config)._replace(
-            rank=rank_, sharpness=sharpness, decay=decay, neighbours=1.0, personal=0.0
-        )
-        config = _with(self.model.config, choice)
         view = self._view(rank_, sharpness).to(self.model.device)
         near = view.items(
             self.model.id_rows(self.table.item_ids), self.split.content.to(self.model.device), self.table.extra["users"]
@@ -333,7 +330,7 @@ class Chooser:
         parts = []
         for start in range(0, len(self.cases), AT_ONCE):
             cases = self.cases[start : start + AT_ONCE]
-            history, real = histories(cases, self.split.row_of, config.longest, self.model.device)
+            history, real = histories(cases, self.split.row_of, self.model.config.longest, self.model.device)
             parts.append(view.users(near[history], real, decay) @ near.T)
         return torch.cat(parts)
 
@@ -356,16 +353,3 @@ def _with(config: Config, choice: Choice) -> Config:
         config, rank=int(choice.rank), sharpness=choice.sharpness, decay=choice.decay, neighbours=choice.neighbours,
         personal=choice.personal,
     )  # fmt: skip
-
-
-def _offsets(counts: Tensor) -> Tensor:
-    """(C,) -> (C + 1,): where the parts of each case begin."""
-    return F.pad(counts.cumsum(0), (1, 0))
-
-
-def _spans(first: Tensor, cases: Tensor) -> tuple[Tensor, Tensor]:
-    """The places [first[c], first[c + 1]) of some cases (B,), one after the other, and which of the B each is of."""
-    counts = first[cases + 1] - first[cases]
-    of = torch.repeat_interleave(torch.arange(len(cases), device=cases.device), counts)
-    within = torch.arange(len(of), device=cases.device) - _offsets(counts)[:-1][of]
-    return first[cases][of] + within, of

@@ -37,10 +37,10 @@ from shared.models.contract import WEIGHTS_FILE, ItemTable, read_config, write_c
 from shared.models.dataset import Case
 from shared.models.distillation import Distillation, find_neighbours, semantic_users, tail_users
 from shared.models.evaluation import Scorer
-from shared.models.features import content_of, history_rows
+from shared.models.features import contents, history_rows, padded
 from shared.models.fitting import Fitted, Run, Similar
 from shared.models.sasrec import causal_mask
-from shared.models.sequence_model import met, padded, unmet
+from shared.models.sequence_model import met, unmet
 from shared.models.softmax import FULL_SOFTMAX_ITEMS, sampled_loss, softmax_loss, target_share
 from shared.models.split import Split
 
@@ -287,9 +287,7 @@ class LLMESR:
         return self.network.text.shape[1]
 
     def _content(self, items: Sequence[ItemNode]) -> Tensor:  # -> (N, E)
-        found = [content_of(item, self._embedding_dim) for item in items]
-        held = np.stack(found) if found else np.zeros((0, self._embedding_dim), np.float32)
-        return torch.from_numpy(held).to(self.device)
+        return contents(items, self._embedding_dim).to(self.device)
 
     def _users(self, users: Sequence[UserState], row_of: dict[str, int], vectors: Tensor) -> Tensor:  # -> (B, D)
         self.network.eval()

@@ -28,6 +28,7 @@ from shared.models.batches import Batch, SequenceBatches
 from shared.models.contract import WEIGHTS_FILE, ItemTable, read_config, write_config
 from shared.models.dataset import Case
 from shared.models.evaluation import Scorer
+from shared.models.features import padded
 from shared.models.fitting import Fitted, Run
 from shared.models.softmax import softmax_loss, target_share
 from shared.models.split import Sequences, Split
@@ -226,15 +227,6 @@ def prefixes(history: Tensor, real: Tensor, at: Tensor) -> tuple[Prefixes, Tenso
     width = int(column.max()) + 1 if len(column) else 1
     seen = torch.arange(width, device=at.device) <= column[:, None]
     return Prefixes(history[row, :width] * seen, real[row, :width] & seen), which
-
-
-def padded(rows: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Tensor]:
-    """(B, L) from column 0, and which columns are real; L is at least 1."""
-    width = max([1, *(len(row) for row in rows)])
-    history, real = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.bool_)
-    for at, row in enumerate(rows):
-        history[at, : len(row)], real[at, : len(row)] = row, True
-    return torch.from_numpy(history).to(device), torch.from_numpy(real).to(device)
 
 
 def met(sequences: Sequences, items: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Cross-entropy over the whole catalogue, or an estimate of it where the catalogue is too large.
+"""Softmax over parts of a tensor, and cross-entropy over the whole catalogue, or an estimate where that is too large.
 
 Beyond FULL_SOFTMAX_ITEMS the sum over all items is estimated from negatives: the other targets of the batch and
 uniform ones. Each negative j weighs 1 / E[how often j is drawn] (logQ correction, Bengio and Senecal, 2008; Yi et
@@ -86,6 +86,15 @@ def target_share(asked_for: NDArray[np.int64], items: int) -> Tensor:
     """(N,) float32: which share of all questions ask for each item."""
     counts = np.bincount(asked_for, minlength=items)
     return torch.from_numpy((counts / max(1, counts.sum())).astype(np.float32))
+
+
+def segment_softmax(logits: Tensor, segment: Tensor, segments: int) -> Tensor:
+    """Softmax (M,) of logits (M,) over the rows of each segment (M,) in [0, segments)."""
+    top = torch.full((segments,), -torch.inf, device=logits.device, dtype=logits.dtype)
+    top = top.scatter_reduce(0, segment, logits.detach(), "amax")
+    weight = torch.exp(logits - top[segment])
+    total = torch.zeros(segments, device=logits.device, dtype=logits.dtype).index_add(0, segment, weight)
+    return weight / total[segment]
 
 
 def _full(users: Tensor, table: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:

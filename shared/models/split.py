@@ -11,14 +11,13 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.events import Interaction
 from shared.graph.state import ItemNode
 from shared.models.dataset import Case, Log, cases, items_before
-from shared.models.features import Schema, content_of, history_rows
+from shared.models.features import Schema, contents, history_rows, padded
 
 Ints = NDArray[np.int64]
 FOREVER: Final = float("inf")
@@ -81,9 +80,7 @@ class Split:
     @cached_property
     def content(self) -> Tensor:
         """(N, E) float32: the items' text embeddings, of unit length, or zero where nothing is known."""
-        dim = self.schema.embedding_dim
-        found = [content_of(node, dim) for node in self.items]
-        return torch.from_numpy(np.stack(found) if found else np.zeros((0, dim), np.float32))
+        return contents(self.items, self.schema.embedding_dim)
 
     @cached_property
     def sequences(self) -> Sequences:
@@ -137,10 +134,4 @@ def histories(
     cases_: Sequence[Case], row_of: dict[str, int], longest: int, device: str = "cpu"
 ) -> tuple[Tensor, Tensor]:
     """Rows (B, L) int64 oldest first from column 0, and which columns are real (B, L) bool; L is at least 1."""
-    rows = [history_rows(case.user, row_of, longest) for case in cases_]
-    width = max([1, *(len(row) for row in rows)])
-    history, real = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.bool_)
-    for at, row in enumerate(rows):
-        history[at, : len(row)] = row
-        real[at, : len(row)] = True
-    return torch.from_numpy(history).to(device), torch.from_numpy(real).to(device)
+    return padded([history_rows(case.user, row_of, longest) for case in cases_], device)

@@ -12,8 +12,9 @@ from shared.graph.state import ItemNode, UserState
 from shared.models import contract
 from shared.models.contract import ItemTable, score
 from shared.models.features import item_features, user_features
-from shared.models.finestream import Finestream, Network, Sequences, segment_softmax
+from shared.models.finestream import Finestream, Network, Sequences
 from shared.models.neighbours import Neighbours
+from shared.models.softmax import segment_softmax
 from tests.shared.models.worlds import CONFIG, DAY, SCHEMA, SOURCE, SPACE, START, interaction, opinions, states
 
 NOW = START + 100 * DAY
