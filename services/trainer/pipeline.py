@@ -19,6 +19,7 @@ from shared.models.fitting import Fitted, Run
 from shared.models.item_knn import MAX_ITEMS
 from shared.models.registry import MODELS, config_of
 from shared.models.split import Split
+from shared.similar_users import EdgeSimilar
 from shared.space import Space
 
 log = logs.get(__name__)
@@ -109,7 +110,7 @@ def fit(name: str, known: Split, settings: TrainerSettings, chosen: Mapping[str,
     folder = _checkpoint(settings, f"{name} again" if chosen else name, known.log)
     what = f"{name} learns from everything" if chosen else f"{name} learns"
     with progress.epochs(what, int(chosen.get(LEARNT, getattr(config, "epochs", 0)))) as told:
-        run = Run(settings.seed, settings.device, chosen, settings.max_seconds / (of + 1), folder, told)
+        run = Run(settings.seed, settings.device, chosen, settings.max_seconds / (of + 1), folder, told, EdgeSimilar())
         found = MODELS[name].load()[1](known, config, run)
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,7 +26,14 @@ RESULT: Final = "result.json"
 TARGETS: Final = "targets.npy"
 ROOT: Final = Path(__file__).parents[2]
 # What makes a result. What only reports it (plots, tables, the command line) may change freely.
-SOURCES: Final = ("shared.models.", "shared.graph.", "shared.experiments.", "shared.local.reviews", "shared.events")
+SOURCES: Final = (
+    "shared.models.",
+    "shared.graph.",
+    "shared.experiments.",
+    "shared.local.reviews",
+    "shared.events",
+    "shared.similar",
+)
 FILES: Final = ("reviews", "items", "interactions", "sequences", "attributes", "names")  # of a DataSpec
 
 

@@ -191,8 +191,8 @@ def _checkpoint(folder: Path) -> Path:
 
 
 def _similar(vectors: Any, k: int) -> tuple[Any, Any]:
-    """Users alike, by the vector index; it is loaded only for who asks."""
-    from shared.experiments.similar import EdgeSimilar
+    """Users alike, by the vector index, which is loaded only for who asks."""
+    from shared.similar_users import EdgeSimilar
 
     return EdgeSimilar()(vectors, k)
 

@@ -19,7 +19,8 @@ from shared.models.distillation import semantic_users, tail_users
 from shared.models.evaluation import evaluate
 from shared.models.features import content_of
 from shared.models.fitting import Run
-from shared.models.llmesr import LLMESR, Config, Learner, Network, fit
+from shared.models.llmesr import LLMESR, Learner, fit
+from shared.models.llmesr_network import Config, Network
 from shared.models.split import FOREVER, Split
 from tests.shared.models.worlds import DAY, SCHEMA, SPACE, START, interaction, noise, semantics, tastes
 
@@ -200,7 +201,7 @@ def test_the_co_view_starts_where_the_principal_components_put_it() -> None:
     kept = torch.linalg.svdvals(centred)[:8].square().sum()
     assert close(of_rows.square().sum(), kept)  # no 8 directions hold more of the texts
     assert close(of_rows.T @ of_rows, torch.diag((of_rows.T @ of_rows).diagonal()))
-    assert close(of_rows, network.new(of_texts + split.content.mean(0)).detach())
+    assert close(of_rows, network.by_text(of_texts + split.content.mean(0)).detach())
     torch.manual_seed(0)
     by_chance = Network(replace(CONFIG, pca_start=False), len(split.items), split.content)
     assert not close(by_chance.co.weight, of_rows)
@@ -214,7 +215,7 @@ def test_an_item_without_a_text_starts_by_chance_and_beyond_the_components_all_d
     rows = network.co.weight.detach()
     assert (rows[3] != 0).all()
     assert (rows[:, 12:] != 0).all()
-    assert close(rows[4, :12], network.new(content)[4, :12])
+    assert close(rows[4, :12], network.by_text(content)[4, :12])
 
 
 def test_an_attention_or_a_view_that_is_not_there_is_said() -> None:

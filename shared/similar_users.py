@@ -1,4 +1,4 @@
-"""Users alike, from the vector index that the project runs with: Qdrant's own engine in this process.
+"""Users alike, for self-distillation: from the vector index that the project runs with, Qdrant's own, in this process.
 
 The engine is opened in a temporary folder, filled, asked in batches and thrown away. It scans exactly up to
 `exact_up_to` users (25,000 x 384 numbers take half a minute on two cores), so that every run finds the same

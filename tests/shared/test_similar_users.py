@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from shared.experiments.similar import EdgeSimilar
+from shared.similar_users import EdgeSimilar
 
 Floats = NDArray[np.float32]
 
