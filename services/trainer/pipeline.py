@@ -58,7 +58,8 @@ def train(log_: Log, space: Space, settings: TrainerSettings) -> Outcome:
         raise NothingToLearn("the archive holds no interaction yet: nothing to learn from")
     schema = Schema(space.embedding_dim, space.opinion_dim, space.attribute_names)
     splits = split(log_, settings)
-    fitted = candidates_of(log_, space.name, schema, settings, splits)
+    until = started + settings.max_seconds
+    fitted = candidates_of(log_, space.name, schema, settings, splits, until)
     models: dict[str, Servable] = {name: found.model for name, found in fitted.items()}
     validated = {
         name: measure(log_, model, splits.validation, splits.validation_cases) for name, model in models.items()
@@ -71,7 +72,7 @@ def train(log_: Log, space: Space, settings: TrainerSettings) -> Outcome:
     everything = Split(log_, space.name, schema)
     fits = list(fitted.values())
     if LEARNT in fitted[winner].chosen:
-        fits.append(fit(winner, everything, settings, fitted[winner].chosen, len(models)))
+        fits.append(fit(winner, everything, settings, fitted[winner].chosen, until - time.monotonic()))
         models[winner] = fits[-1].model
     if any(found.cut_short for found in fits):
         log.warning("time ran out: the model has learnt less than it could; raise FINESTREAM_TRAINER_MAX_SECONDS")
@@ -95,26 +96,39 @@ def split(log_: Log, settings: TrainerSettings) -> Splits:
 
 
 def candidates_of(
-    log_: Log, space: str, schema: Schema, settings: TrainerSettings, splits: Splits
+    log_: Log, space: str, schema: Schema, settings: TrainerSettings, splits: Splits, until: float
 ) -> dict[str, Fitted]:
-    """The candidates, fitted on what is before validation and chosen on it; where that is too little, the simplest."""
+    """The candidates, fitted on what is before validation and chosen on it; where that is too little, the simplest.
+
+    Each may take as much of the time left as each that is still to come, the refit among them.
+    """
     names = settings.candidates
     enough = _targets(splits.validation_cases) >= MIN_VALIDATION
     learning = Split(log_before(log_, splits.validation), space, schema, splits.validation, splits.validation_cases)
-    return {name: fit(name, learning, settings, {}, len(names)) for name in (names if enough else names[:1])}
+    fitted: dict[str, Fitted] = {}
+    for name in names if enough else names[:1]:
+        share = (until - time.monotonic()) / (len(names) - len(fitted) + 1)
+        fitted[name] = fit(name, learning, settings, {}, share)
+    return fitted
 
 
-def fit(name: str, known: Split, settings: TrainerSettings, chosen: Mapping[str, Any], of: int) -> Fitted:
-    """One candidate `of` so many; with what an earlier fit has chosen it is fitted again."""
+def fit(name: str, known: Split, settings: TrainerSettings, chosen: Mapping[str, Any], seconds: float) -> Fitted:
+    """One candidate; with what an earlier fit has chosen it is fitted again."""
     config = config_of(name, settings.options.get(name, {}), known.schema)
     folder = _checkpoint(settings, f"{name} again" if chosen else name, known.log)
     what = f"{name} learns from everything" if chosen else f"{name} learns"
-    with progress.epochs(what, int(chosen.get(LEARNT, getattr(config, "epochs", 0)))) as told:
-        run = Run(settings.seed, settings.device, chosen, settings.max_seconds / (of + 1), folder, told, EdgeSimilar())
+    with progress.epochs(what, _epochs(config, chosen)) as told:
+        run = Run(settings.seed, settings.device, chosen, max(0.0, seconds), folder, told, EdgeSimilar())
         found = MODELS[name].load()[1](known, config, run)
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
     return found
+
+
+def _epochs(config: Any, chosen: Mapping[str, Any]) -> int:
+    """At most, of all that a model learns one after the other."""
+    own = {name: value for name, value in vars(config).items() if name.endswith(LEARNT)}
+    return sum(int(chosen.get(name, value)) for name, value in own.items())
 
 
 def _checkpoint(settings: TrainerSettings, what: str, known: Log) -> Path | None:

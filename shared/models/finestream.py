@@ -1,284 +1,57 @@
-"""finestream: LLM-ESR's two views, FineRec's opinions and the neighbours of items, without a user-ID table.
+"""finestream, our default: three models of one user that see different things, added up; none has a user-ID table.
 
-  item  f = neighbours.items                         graph-filtered co-occurrence (neighbours.py), not learnt here
-        e_co = PCA(s) + g ID, g = n / (n + kappa)      collaborative; a new item has g = 0 and still has a place
-        e_se = adapter(s)                              semantic (LLM-ESR, Liu et al., NeurIPS 2024, section 3.2)
-        x_hat = h_I([x^a + conv_a(opinions)]_a)        fine-grained (FineRec, Zhang et al., SIGIR 2024, section 4)
-  user  the same four, from the newest interactions and the user's own opinions
-  score p u . v + m u_f . f + b, b = w_0 log(1 + n) + w_1 recency; p and m are chosen on validation
+  v    the network: LLM-ESR's two views and FineRec's opinions        finestream_network.py
+  f    the neighbours: graph-filtered co-occurrence, not learnt       neighbours.py
+  e    LLM-ESR on its own, with an ID for every item                  llmesr_network.py
+  score p u . v + m u_f . f + q u_e . e + b,   b the network's prior; p, m and q are chosen on validation
 
-What departs from the papers: attention is causal and knows its padding everywhere, FineRec's weights are a softmax
-(sums saturate with the degree), polarity joins the opinion vector, and the item side never reads a live user
-vector, so that its rows do not depend on the order of arrival. Shapes: B users, N items, L history, M opinions,
-E text embedding, c opinion vector, A attributes, d width, r rank of the neighbour view.
+Each is fitted alone: learnt together they fit worse. The network knows the items as they were at the time of each
+case, LLM-ESR as they are now; their mistakes differ, which is what adding them up lives on.
+Shapes: B users, N items, d width of the network, r rank of the neighbours, D width of LLM-ESR.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from json import dumps, loads
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from shared.graph.state import ItemNode, UserState
+from shared.models import llmesr_network
 from shared.models.contract import WEIGHTS_FILE, ItemTable, read_config, write_config
-from shared.models.features import (
-    Edges,
-    ItemFeatures,
-    Schema,
-    UserFeatures,
-    item_features,
-    user_features,
-)
+from shared.models.features import Schema, item_features, user_features
+from shared.models.finestream_network import Config, Network
 from shared.models.neighbours import Neighbours, nobody
-from shared.models.softmax import segment_softmax
 
 IDS_FILE: Final = "ids.json"
 NEIGHBOUR_TENSORS: Final = ("factors", "mean", "from_text")
 
 
-@dataclass(frozen=True)
-class Config:
-    schema: Schema
-    d: int = 32
-    heads: int = 2
-    layers: int = 1
-    dropout: float = 0.3
-    longest: int = 50  # of a history
-    kappa: float = 5.0  # an ID counts for half once so many users have met the item
-    half_life_days: float = 365.0  # of the recency prior
-    sure: float = 2.0  # an item's own neighbours count for half, its text's for the rest, once so many users met it
-    # where validation does not choose otherwise:
-    rank: int = 64  # of the neighbour view
-    sharpness: float = 1.5  # of its directions
-    personal: float = 1.0  # what u . v counts beside the prior
-    decay: float = 1.0  # of the neighbour view, an interaction
-    neighbours: float = 0.7  # what the neighbour view counts; its scores have a deviation of about 1
-    # ablations: what a model goes without
-    co_view: bool = True
-    se_view: bool = True
-    fine_view: bool = True
-    opinions: bool = True  # False: the fine view sees the items' texts alone
-    cross_attention: bool = True
-    ids: bool = True  # False: the co view is the text's principal components alone
-    neighbour_view: bool = True
-    prior: bool = True
-    # training, see finestream_training.py
-    epochs: int = 15
-    patience: int = 3
-    batch: int = 256  # cases
-    steps: int = 250  # of an epoch at most: beyond, batches grow
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    windows: int = 8  # stretches of event time, each with its own view of the items
-    newest: int = 200_000  # cases that are learnt from at most
-    distillation: float = 0.0  # what it counts for tail users to be like similar users; see distillation.py
-
-
-class Attention(nn.Module):
-    """Multi-head attention from one sequence to another (or itself), masked."""
-
-    def __init__(self, d: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q = nn.Linear(d, d, bias=False)
-        self.k = nn.Linear(d, d, bias=False)  # a key's bias would cancel in the softmax
-        self.v = nn.Linear(d, d)
-        self.out = nn.Linear(d, d)
-
-    def forward(self, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:  # (B, L, d), (B, L, d), (B, 1, L, L)
-        b, length, d = x.shape
-        q, k, v = (
-            f(z).view(b, length, self.heads, d // self.heads).transpose(1, 2)
-            for f, z in ((self.q, x), (self.k, y), (self.v, y))
-        )  # (B, H, L, d/H)
-        o = F.scaled_dot_product_attention(q, k, v, mask)
-        return self.out(o.transpose(1, 2).reshape(b, length, d))  # type: ignore[no-any-return]
-
-
-class Block(nn.Module):
-    """A pre-norm transformer layer (SASRec, Kang and McAuley, ICDM 2018, section III-B, with today's norm)."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        d = config.d
-        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.attention = Attention(d, config.heads)
-        self.up, self.down = nn.Linear(d, 2 * d), nn.Linear(2 * d, d)
-        self.drop = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # (B, L, d) -> (B, L, d)
-        h = self.norm1(x)
-        x = x + self.drop(self.attention(h, h, mask))
-        return x + self.drop(self.down(F.gelu(self.up(self.norm2(x)))))  # type: ignore[no-any-return]
-
-
-class Sequences(nn.Module):
-    """Both views attend to each other, then pass through one shared causal backbone (LLM-ESR, eq. 4 to 6)."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        d = config.d
-        self.position = nn.Parameter(torch.randn(config.longest, d) * 0.02)  # row 0: the newest
-        self.crossed = config.cross_attention
-        if self.crossed:
-            self.to_co = Attention(d, config.heads)
-            self.to_se = Attention(d, config.heads)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(d)
-        self.drop = nn.Dropout(config.dropout)
-
-    def forward(self, co: Tensor, se: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, L, d) twice, real (B, L) -> the same shapes; position t has seen positions up to t, no padding."""
-        length = co.shape[1]
-        ago = (real.sum(1, keepdim=True) - 1 - torch.arange(length, device=co.device)).clamp(min=0)  # (B, L)
-        place = self.position[ago]
-        mask = _causal(real)
-        co, se = self.drop(co + place), self.drop(se + place)
-        if self.crossed:
-            co, se = co + self.to_co(se, co, mask), se + self.to_se(co, se, mask)
-        both = torch.cat([co, se])  # (2B, L, d)
-        for block in self.blocks:
-            both = block(both, mask.repeat(2, 1, 1, 1))
-        co, se = self.norm(both).chunk(2)
-        return co, se
-
-
-class OpinionConvolution(nn.Module):
-    """FineRec's diversity-aware convolution (eq. 3 to 5), degree-normalised: an opinion weighs what it answers.
-
-    q = f_q(x), k = f_k(t_a + y), v = f_v(z), out = sum over a node's opinions on a of softmax(q.k / sqrt(c)) v.
-    Each attribute has its own f_q, f_k and f_v.
-    """
-
-    def __init__(self, schema: Schema) -> None:
-        super().__init__()
-        a, c = len(schema.attributes), schema.opinion_dim
-        self.attribute = nn.Embedding(a, c)  # t_a
-        self.polarity = nn.Embedding(3, c)
-        self.maps = nn.Parameter(torch.empty(3, a, c, c).uniform_(-(c**-0.5), c**-0.5))  # f_q, f_k, f_v
-        self.shifts = nn.Parameter(torch.zeros(3, a, c))
-        for table in (self.attribute, self.polarity):
-            nn.init.normal_(table.weight, std=0.3)
-
-    def forward(self, x: Tensor, edges: Edges, reviewed: Tensor | None) -> Tensor:
-        """x (N, A, c), reviewed (M, c): the item's own place on the attribute, for users -> (N, A, c)."""
-        n, a, c = x.shape
-        at = edges.node * a + edges.attribute  # (M,)
-        own = x.reshape(-1, c)[at]  # (M, c): the node's own place on the opinion's attribute
-        opinion = edges.opinion + self.polarity(edges.polarity)
-        k_in, v_in = (opinion, own + opinion) if reviewed is None else (reviewed, reviewed + opinion)
-        k_in = self.attribute(edges.attribute) + k_in
-        q, k, v = (self._map(which, z, edges.attribute) for which, z in enumerate((own, k_in, v_in)))
-        weight = segment_softmax((q * k).sum(1) / c**0.5, at, n * a)  # (M,)
-        out: Tensor = torch.zeros(n * a, c, device=x.device, dtype=v.dtype).index_add(0, at, weight[:, None] * v)
-        return out.view(n, a, c)
-
-    def _map(self, which: int, z: Tensor, attribute: Tensor) -> Tensor:
-        """(M, c) -> (M, c), each row by its attribute's map."""
-        y = torch.bmm(z[:, None], self.maps[which][attribute])[:, 0]
-        return torch.tanh(y + self.shifts[which][attribute])
-
-
-class Network(nn.Module):
-    """The weights, from features to vectors."""
-
-    mean: Tensor  # (E,) of the items' contents
-    components: Tensor  # (d, E): their principal ones, PCA_d
-    used: Tensor  # (3,) 1 for a view that counts
-
-    def __init__(self, config: Config, ids: int) -> None:
-        super().__init__()
-        e, c, a, d = config.schema.embedding_dim, config.schema.opinion_dim, len(config.schema.attributes), config.d
-        self.config = config
-        self.register_buffer("mean", torch.zeros(e))
-        self.register_buffer("components", torch.zeros(d, e))
-        used = [config.co_view, config.se_view, config.fine_view]
-        self.register_buffer("used", torch.tensor(used, dtype=torch.float32), persistent=False)  # the views
-        self.ids = nn.Embedding(ids + 1, d, padding_idx=0)  # row 0: an item that training has not met
-        nn.init.normal_(self.ids.weight, std=0.05)
-        self.adapter = nn.Sequential(nn.Linear(e, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
-        self.fine = nn.Linear(e, a * c)  # W_a
-        self.item_opinions = OpinionConvolution(config.schema)
-        self.item_head = nn.Sequential(nn.Linear(a * c, d), nn.GELU(), nn.Linear(d, d))  # h_I
-        self.sequences = Sequences(config)
-        self.user_opinions = OpinionConvolution(config.schema)
-        self.user_head = nn.Sequential(nn.Linear(a * c, d), nn.GELU(), nn.Linear(d, d))  # h_U
-        self.fusion = nn.Linear(d, d)
-        self.gains = nn.Parameter(torch.full((3,), 0.1))  # of co, se, fine: a start close to the prior
-        self.prior = nn.Parameter(torch.tensor([1.0, 0.5]))  # of log popularity and of recency
-        self.drop = nn.Dropout(config.dropout)
-
-    def items(self, f: ItemFeatures, rows: Tensor) -> ItemTable:
-        """Features of N items and their ID rows (N,) -> a table without ids: vectors (N, 3d), bias (N,)."""
-        a, c = len(self.config.schema.attributes), self.config.schema.opinion_dim
-        config = self.config
-        known = (f.content != 0).any(1, keepdim=True)
-        s = (f.content - self.mean) * known  # (N, E)
-        gate = (f.users / (f.users + config.kappa) * config.ids)[:, None]
-        co = s @ self.components.T + gate * self.drop(self.ids(rows) * (rows > 0)[:, None])
-        x = self.fine(s).view(-1, a, c)  # (N, A, c)
-        told = self.item_opinions(x, f.edges, None) if config.opinions else 0.0
-        x_hat = self.item_head((x + told).flatten(1))
-        vectors = torch.cat([co, self.adapter(s), x_hat], 1)
-        bias = (self.prior[0] * torch.log1p(f.users) + self.prior[1] * f.recency) * config.prior
-        return ItemTable([str(row) for row in range(len(rows))], vectors, bias, {"fine": x, "users": f.users})
-
-    def users(self, f: UserFeatures, vectors: Tensor, fine: Tensor) -> Tensor:
-        """Features of B users and the table's vectors (N, 3d) and fine (N, A, c) -> (B, 3d).
-
-        A user of whom nothing is known is a zero vector: all that is left is the prior.
-        """
-        b, d = len(f.history), self.config.d
-        co, se, x_hat = vectors[f.history].float().split(d, -1)  # 3 x (B, L, d); a served table is bf16 on a GPU
-        co, se = self.sequences(co, se, f.real)
-        last = (f.real.sum(1) - 1).clamp(min=0)
-        rows = torch.arange(b, device=co.device)
-        parts = [co[rows, last], se[rows, last], self._fine_user(f, x_hat, fine)]
-        u = torch.cat([gain * self.drop(part) for gain, part in zip(self.gains * self.used, parts, strict=True)], 1)
-        return u * (_some(f.real) | _reviewed(f.edges, b))
-
-    def _fine_user(self, f: UserFeatures, x_hat: Tensor, fine: Tensor) -> Tensor:  # -> (B, d)
-        b, edges, real = len(f.history), f.edges, f.real[:, :, None, None]
-        x = (fine[f.history].float() * real).sum(1) / real.sum(1).clamp(min=1)  # (B, A, c): q^a from the items met
-        reviewed = fine[edges.item.clamp(min=0), edges.attribute].float() * (edges.item >= 0)[:, None]  # (M, c)
-        told = self.user_opinions(x, edges, reviewed) if self.config.opinions else 0.0
-        u = self.user_head((x + told).flatten(1))  # (B, d)
-        weight = (self.fusion(u)[:, None] * x_hat).sum(-1) / self.config.d**0.5  # (B, L)
-        weight = weight.masked_fill(~f.real, -1e4).softmax(1) * _some(f.real)
-        assert u.shape == (b, self.config.d)
-        return u + (weight[:, :, None] * x_hat).sum(1)  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def fit_content(self, content: Tensor) -> None:
-        """Take mean and principal components from the items' contents (N, E), as LLM-ESR starts its co view."""
-        known = content[(content != 0).any(1)]
-        if len(known) < 2:
-            return
-        self.mean.copy_(known.mean(0))
-        _, _, axes = torch.linalg.svd(known - self.mean, full_matrices=False)
-        kept = min(len(axes), self.config.d)
-        self.components[:kept] = axes[:kept]
-
-
 class Finestream:
-    """The network and the neighbour view, as ranking serves them: vectors (N, 3d + r)."""
+    """As ranking serves it: vectors (N, 3d + r + D), one part after the other."""
 
     kind = "finestream"
 
     def __init__(
         self, space: str, config: Config, ids: Sequence[str], network: Network,
-        neighbours: Neighbours | None = None, device: str = "cpu",
+        neighbours: Neighbours | None = None, esr: llmesr_network.Network | None = None, device: str = "cpu",
     ) -> None:  # fmt: skip
-        """`ids`: the items that have a row in the ID table, and in the neighbours' factors, from row 1."""
+        """`ids`: the items that training has met, from row 1 of the ID table and of the neighbours, from row 0 of
+        LLM-ESR; row 0 of the former is any other item."""
         self.space, self.config, self.ids, self.device = space, config, list(ids), device
         self.network = network.to(device)
         self.neighbours = (neighbours or nobody(config.rank, len(self.ids), config.schema.embedding_dim)).to(device)
+        self.esr = None if esr is None else esr.to(device)
         self.row_of = {item_id: row for row, item_id in enumerate(self.ids, start=1)}
+
+    @property
+    def widths(self) -> list[int]:
+        """Of the parts of a vector."""
+        return [3 * self.config.d, self.neighbours.rank, 0 if self.esr is None else self.esr.width]
 
     @torch.no_grad()
     def encode_items(self, items: Sequence[ItemNode]) -> ItemTable:
@@ -286,65 +59,66 @@ class Finestream:
         features = item_features(items, self.config.schema, self.config.half_life_days, self.device)
         rows = self.id_rows([item.item_id for item in items])
         table = self.network.items(features, rows)
-        near = self.neighbours.items(rows, features.content, features.users)
-        vectors = torch.cat([table.vectors, near], 1)
-        return ItemTable([item.item_id for item in items], vectors, table.bias, table.extra)
+        parts = [table.vectors, self.neighbours.items(rows, features.content, features.users)]
+        if self.esr is not None:
+            parts.append(self.esr.eval().place(rows - 1, features.content))
+        return ItemTable([item.item_id for item in items], torch.cat(parts, 1), table.bias, table.extra)
 
     @torch.no_grad()
     def encode_users(self, users: Sequence[UserState], table: ItemTable, now: float) -> Tensor:
         """`now` is not read: a history counts the same however old it is."""
         self.network.eval()
-        config, width = self.config, 3 * self.config.d
+        config = self.config
         if not users or not len(table):
-            return torch.zeros(len(users), width + self.neighbours.rank, device=self.device)
+            return torch.zeros(len(users), sum(self.widths), device=self.device)
         features = user_features(users, table.row_of, config.schema, config.longest, self.device)
-        u = self.network.users(features, table.vectors[:, :width], table.extra["fine"])
-        near = self.neighbours.users(table.vectors[:, width:][features.history], features.real, config.decay)
-        return torch.cat([config.personal * u, config.neighbours * config.neighbour_view * near], 1)
+        v, f, e = table.vectors.split(self.widths, 1)
+        near = self.neighbours.users(f[features.history], features.real, config.decay)
+        parts = [
+            config.personal * self.network.users(features, v, table.extra["fine"]),
+            config.neighbours * config.neighbour_view * near,
+        ]
+        if self.esr is not None:
+            parts.append(config.esr * self.esr.eval().last(e[features.history].float(), features.real))
+        return torch.cat(parts, 1)
 
     def id_rows(self, item_ids: Sequence[str]) -> Tensor:
         """Rows of the ID table (N,); 0 for an item that training has not met."""
         return torch.tensor([self.row_of.get(i, 0) for i in item_ids], dtype=torch.int64, device=self.device)
 
     def save(self, folder: Path) -> None:
-        write_config(folder, self.kind, self.space, asdict(self.config))
+        esr = None if self.esr is None else asdict(self.esr.config)
+        write_config(folder, self.kind, self.space, {"finestream": asdict(self.config), "esr": esr})
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"neighbours.{name}": getattr(self.neighbours, name) for name in NEIGHBOUR_TENSORS}
+        if self.esr is not None:
+            tensors |= {f"esr.{name}": tensor for name, tensor in self.esr.state_dict().items()}
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
         (folder / IDS_FILE).write_text(dumps(self.ids))
 
     @classmethod
     def read(cls, folder: Path, device: str = "cpu") -> "Finestream":
         stored = read_config(folder)
-        schema = stored["config"].pop("schema")
-        schema = Schema(schema["embedding_dim"], schema["opinion_dim"], tuple(schema["attributes"]))
-        config = Config(schema=schema, **stored["config"])
+        config = _config(stored["config"]["finestream"])
         ids = loads((folder / IDS_FILE).read_text())
         tensors = load_file(folder / WEIGHTS_FILE)
         network = Network(config, len(ids))
-        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+        network.load_state_dict(_of("network", tensors))
         factors, mean, from_text = (tensors[f"neighbours.{name}"] for name in NEIGHBOUR_TENSORS)
         neighbours = Neighbours(factors, mean, from_text, config.sure)
-        return cls(stored["space"], config, ids, network, neighbours, device)
+        esr = None
+        if stored["config"]["esr"] is not None:
+            of_esr = llmesr_network.Config(**stored["config"]["esr"])
+            esr = llmesr_network.Network(of_esr, len(ids), torch.zeros(0, config.schema.embedding_dim))
+            esr.load_state_dict(_of("esr", tensors))
+        return cls(stored["space"], config, ids, network, neighbours, esr, device)
 
 
-def _causal(real: Tensor) -> Tensor:
-    """(B, L) -> (B, 1, L, L) bool: row t may look at real columns up to t.
-
-    A history starts in column 0, so only an empty one has a row with nothing to look at; it sees column 0, and
-    its result is put to zero.
-    """
-    length = real.shape[1]
-    seen = torch.tril(torch.ones(length, length, dtype=torch.bool, device=real.device)) & real[:, None]
-    seen[:, :, 0] = True
-    return seen[:, None]
+def _config(stored: Mapping[str, Any]) -> Config:
+    schema = stored["schema"]
+    held = Schema(schema["embedding_dim"], schema["opinion_dim"], tuple(schema["attributes"]))
+    return Config(**{**stored, "schema": held})
 
 
-def _some(real: Tensor) -> Tensor:
-    return real.any(1, keepdim=True)  # (B, 1)
-
-
-def _reviewed(edges: Edges, b: int) -> Tensor:
-    seen = torch.zeros(b, dtype=torch.bool, device=edges.node.device)
-    seen[edges.node] = True
-    return seen[:, None]  # (B, 1)
+def _of(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}

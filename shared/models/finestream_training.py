@@ -1,14 +1,15 @@
-"""Fit finestream: every case of the log, in windows of event time that each have their own view of the catalogue.
+"""Fit finestream: its network, the neighbours and LLM-ESR one after the other, then what each counts (finestream.py).
 
-The network learns without the neighbour view, which is computed; what each counts is then chosen on validation.
-Learnt together they fit worse: what the training cases show of the neighbours is weaker than what serving will see.
+The network learns from every case of the log, in windows of event time that each have their own view of the
+catalogue. The neighbours are computed. LLM-ESR learns for as long as it makes the sum of all better. Learnt together
+they fit worse: what the training cases show of the neighbours is weaker than what serving will see.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from typing import Final, NamedTuple
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,37 +19,21 @@ from torch import Tensor, nn
 
 from shared.graph.fold import fold_user
 from shared.graph.state import ItemNode, UserState
-from shared.models import training
-from shared.models.contract import ItemTable
+from shared.models import llmesr, training
 from shared.models.dataset import Case, Catalogue, windows
 from shared.models.distillation import Distillation, find_neighbours, semantic_users, tail_users
-from shared.models.evaluation import rank, servable
+from shared.models.evaluation import Scorer, servable
 from shared.models.features import ItemFeatures, UserFeatures, item_features, offsets, spans, user_features
-from shared.models.finestream import Config, Finestream, Network
+from shared.models.finestream import Finestream
+from shared.models.finestream_choice import Choice, Chooser, choice_of, neighbours_of
+from shared.models.finestream_network import Config, Network
 from shared.models.fitting import Fitted, Run, Similar
-from shared.models.neighbours import Neighbours, fit_neighbours, nobody
+from shared.models.llmesr_network import Config as LLMESRConfig
 from shared.models.softmax import FULL_SOFTMAX_ITEMS, sampled_loss, target_share
-from shared.models.split import Split, histories
+from shared.models.split import Split
 
-VIEWS: Final = ((64, 1.5), (256, 0.5), (512, 0.5))  # rank and sharpness of the neighbour view
-DECAY: Final = (1.0, 0.8, 0.6, 0.4)
-NEIGHBOURS: Final = (0.0, 0.2, 0.4, 0.7, 1.0, 1.4, 2.0, 3.0, 4.5)
-PERSONAL: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.4, 2.0)
-CHOSEN_BY: Final = 4000  # cases at most, of those held out
-SURE: Final = 3.0  # standard errors of a difference
-AT_ONCE: Final = 256  # cases
-SCORES_AT_ONCE: Final = 50_000_000  # what choosing holds in memory, times three
 SIMILAR_USERS: Final = 10  # who a tail user learns from
-
-
-class Choice(NamedTuple):
-    """The fields of a Config that validation chooses."""
-
-    rank: int
-    sharpness: float
-    decay: float
-    neighbours: float
-    personal: float
+NETWORK_SHARE: Final = 0.6  # of the time there is; LLM-ESR has what is left
 
 
 @dataclass(frozen=True)
@@ -171,19 +156,56 @@ class Learner:
 def fit(split: Split, config: Config, run: Run) -> Fitted:
     """Raises ValueError where there is nothing to learn from, FailedPrecondition where the loss is not finite."""
     known = {name: run.chosen[name] for name in Choice._fields if name in run.chosen}
-    config = _with(config, _choice(config)._replace(**known))
+    config = choice_of(config)._replace(**known).put_into(config)
     training.seed(run.seed)
     model = start(split, config, run.device)
     options = training.Options(
         epochs=config.epochs, patience=config.patience, learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
     )  # fmt: skip
-    learnt = training.learn(Learner(model, split, run.similar), options, run, settings=config)
+    own_share = replace(run, max_seconds=run.max_seconds * (NETWORK_SHARE if config.esr_view else 1))
+    learnt = training.learn(Learner(model, split, run.similar), options, own_share, settings=config)
+    model.neighbours = neighbours_of(split, config).to(run.device)
+    esr = None
+    if config.esr_view and len(split.sequences.asked_at):
+        esr = fit_esr(model, split, run, learnt)
+        model.esr = esr.model.network
     if not known and split.held_out:
-        model.config = _with(config, Chooser(model, split).choose())
-    model.neighbours = neighbours_of(split, model.config).to(run.device)
+        model.config = Chooser(model, split).choose().put_into(config)
+        model.neighbours = neighbours_of(split, model.config).to(run.device)
     scorer = servable(model, model.encode_items(split.items))
-    return training.fitted(learnt, scorer, model.network, model, **_choice(model.config)._asdict())
+    found = training.fitted(learnt, scorer, model.network, model, **choice_of(model.config)._asdict())
+    return found if esr is None else _with_esr(found, esr)
+
+
+def fit_esr(model: Finestream, split: Split, run: Run, before: training.Learnt) -> Fitted:
+    """LLM-ESR beside what the model is already; it is stopped where the sum of both is best."""
+    config = model.config
+    esr = LLMESRConfig(longest=config.longest, epochs=config.esr_epochs, distillation=config.esr_distillation)
+    beside = servable(model, model.encode_items(split.items))
+
+    def served_as(own: Scorer) -> Scorer:
+        return lambda cases: beside(cases) + config.esr * own(cases)
+
+    own_run = replace(
+        run,
+        chosen={"epochs": run.chosen["esr_epochs"]} if "esr_epochs" in run.chosen else {},
+        max_seconds=run.max_seconds - before.seconds,
+        checkpoint=None if run.checkpoint is None else run.checkpoint / "esr",
+        report=lambda epoch, loss, reached: run.report(len(before.curve) + epoch, loss, reached),
+    )
+    return llmesr.fit(split, esr, own_run, served_as)
+
+
+def _with_esr(found: Fitted, esr: Fitted) -> Fitted:
+    return replace(
+        found,
+        chosen={**found.chosen, "esr_epochs": esr.chosen["epochs"]},
+        parameters=found.parameters + esr.parameters,
+        samples=found.samples + esr.samples,
+        seconds=found.seconds + esr.seconds,
+        cut_short=found.cut_short or esr.cut_short,
+    )
 
 
 def start(split: Split, config: Config, device: str) -> Finestream:
@@ -192,13 +214,6 @@ def start(split: Split, config: Config, device: str) -> Finestream:
     network.fit_content(split.content)
     ids = [node.item_id for node in split.items]
     return Finestream(split.space, config, ids, network, device=device)
-
-
-def neighbours_of(split: Split, config: Config) -> Neighbours:
-    """The neighbour view of everything that the split knows."""
-    if not config.neighbour_view:
-        return nobody(config.rank, len(split.items), config.schema.embedding_dim)
-    return fit_neighbours(split.sequences, split.content, config.rank, config.sharpness, config.sure)
 
 
 def prepare(split: Split, model: Finestream, found: Sequence[Case], count: int) -> list[Window]:
@@ -268,88 +283,3 @@ def _sampled(
         return part.vectors, part.bias
 
     return u, sampled_loss(u[case], encode, len(window.id_rows), target, share=window.share, rows=case), len(target)
-
-
-class Chooser:
-    """What the views count, by NDCG@20 on what is held out.
-
-    The config's own choice stays unless another is better by more than SURE standard errors: of dozens tried on a few
-    hundred cases, the best is the best by chance.
-    """
-
-    def __init__(self, model: Finestream, split: Split) -> None:
-        self.model, self.split = model, split
-        self.cases = list(split.held_out)[-max(1, min(CHOSEN_BY, SCORES_AT_ONCE // max(1, len(split.items)))) :]
-        self.place = {id(case): at for at, case in enumerate(self.cases)}
-        alone = Finestream(
-            model.space,
-            replace(model.config, personal=1.0, neighbours=0.0),
-            model.ids,
-            model.network,
-            None,
-            model.device,
-        )
-        table = alone.encode_items(split.items)
-        self.network, self.bias = self._scores(alone, table), table.bias  # (C, N), (N,)
-        self.table = table
-        self.near = lru_cache(maxsize=4)(self._near)
-        self.reached = lru_cache(maxsize=None)(self._reached)
-
-    def choose(self) -> Choice:
-        held = _choice(self.model.config)
-        if self.model.config.neighbour_view:
-            other = [view for view in VIEWS if view[0] <= len(self.split.items) // 2]  # a rank beyond filters nothing
-            views = dict.fromkeys([(held.rank, held.sharpness), *other])
-            held = self._better(held, [held._replace(rank=r, sharpness=p, decay=d) for r, p in views for d in DECAY])
-            held = self._better(held, [held._replace(neighbours=weight) for weight in NEIGHBOURS])
-        held = self._better(held, [held._replace(personal=weight) for weight in PERSONAL])
-        if self.model.config.neighbour_view:
-            held = self._better(held, [held._replace(neighbours=weight) for weight in NEIGHBOURS])
-        return held
-
-    def _better(self, held: Choice, tried: Sequence[Choice]) -> Choice:
-        best = max(tried, key=lambda choice: float(self.reached(choice).mean()))
-        gain = self.reached(best) - self.reached(held)
-        return best if gain.mean() > SURE * gain.std() / len(gain) ** 0.5 else held
-
-    def _reached(self, choice: Choice) -> NDArray[np.float64]:  # (T,): of every target
-        near = self.near(choice.rank, choice.sharpness, choice.decay) if choice.neighbours else torch.zeros(1, 1)
-
-        def scorer(batch: Sequence[Case]) -> Tensor:
-            at = [self.place[id(case)] for case in batch]
-            told = near[at] if choice.neighbours else 0.0
-            return choice.personal * self.network[at] + choice.neighbours * told + self.bias
-
-        return rank(scorer, self.cases, self.split.row_of, repeats=self.split.repeats, lists=False).figures["ndcg@20"]
-
-    def _near(self, rank_: int, sharpness: float, decay: float) -> Tensor:  # (C, N)
-        view = self._view(rank_, sharpness).to(self.model.device)
-        near = view.items(
-            self.model.id_rows(self.table.item_ids), self.split.content.to(self.model.device), self.table.extra["users"]
-        )
-        parts = []
-        for start in range(0, len(self.cases), AT_ONCE):
-            cases = self.cases[start : start + AT_ONCE]
-            history, real = histories(cases, self.split.row_of, self.model.config.longest, self.model.device)
-            parts.append(view.users(near[history], real, decay) @ near.T)
-        return torch.cat(parts)
-
-    @lru_cache(maxsize=1)  # noqa: B019  # the chooser is gone once it has chosen
-    def _view(self, rank_: int, sharpness: float) -> Neighbours:
-        return neighbours_of(self.split, replace(self.model.config, rank=rank_, sharpness=sharpness))
-
-    def _scores(self, model: Finestream, table: ItemTable) -> Tensor:  # (C, N) without the bias
-        states = [case.user for case in self.cases]
-        parts = [states[at : at + AT_ONCE] for at in range(0, len(states), AT_ONCE)]
-        return torch.cat([(model.encode_users(part, table, 0.0) @ table.vectors.T).float() for part in parts])
-
-
-def _choice(config: Config) -> Choice:
-    return Choice(*(getattr(config, name) for name in Choice._fields))
-
-
-def _with(config: Config, choice: Choice) -> Config:
-    return replace(
-        config, rank=int(choice.rank), sharpness=choice.sharpness, decay=choice.decay, neighbours=choice.neighbours,
-        personal=choice.personal,
-    )  # fmt: skip

@@ -1,19 +1,23 @@
 import math
+import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+import torch
 
 from services.trainer import pipeline, report
 from services.trainer.settings import TrainerSettings
 from shared.models.dataset import Log, cases, read_log
 from shared.models.evaluation import Result
 from shared.models.finestream import Finestream
+from shared.models.fitting import Fitted
 from shared.models.popularity import Popularity
 from shared.space import Attribute, Space
-from tests.shared.models.worlds import ATTRIBUTES, SPACE, START, interaction, noise, tastes
+from tests.shared.models.worlds import ATTRIBUTES, SCHEMA, SPACE, START, interaction, noise, tastes
 
 DEFINED = Space(SPACE, "test", 12, 4, tuple(Attribute(name, ()) for name in ATTRIBUTES))
-SMALL = {"epochs": 12, "d": 16, "batch": 128, "learning_rate": 5e-3, "windows": 4, "rank": 8}
+SMALL = {"epochs": 12, "d": 16, "batch": 128, "learning_rate": 5e-3, "windows": 4, "rank": 8, "esr_epochs": 3}
 SETTINGS = TrainerSettings(options={"finestream": SMALL})
 
 
@@ -37,6 +41,27 @@ def test_tastes_publish_the_model_and_say_by_how_much(tmp_path: Path) -> None:
     assert told["validation"]["finestream"]["ndcg@10"] == max(v["ndcg@10"] for v in told["validation"].values())
     assert "| finestream |" in report.markdown(told)
     assert report.table(told).row_count == 4
+
+
+def test_llm_esr_learns_from_users_that_the_vector_index_finds_alike() -> None:
+    options = {"llmesr": {"epochs": 2, "d": 8, "distillation": True}}
+    settings = TrainerSettings(models="popularity,llmesr", options=options)
+    told = pipeline.train(log(tastes(users=80)), DEFINED, settings).report
+    assert told["fits"]["llmesr"]["epochs"] <= 2
+
+
+def test_a_fit_may_take_the_time_that_those_before_it_left() -> None:
+    asked: dict[str, float] = {}
+
+    def fit(name: str, _: object, __: object, ___: object, seconds: float) -> Fitted:
+        asked[name] = seconds
+        return Fitted(lambda cases: torch.zeros(len(cases), 0))
+
+    with patch.object(pipeline, "fit", fit):
+        found = log(tastes(users=40))
+        pipeline.candidates_of(found, SPACE, SCHEMA, SETTINGS, pipeline.split(found, SETTINGS), time.monotonic() + 120)
+    assert asked["popularity"] == pytest.approx(30, abs=1)
+    assert asked["finestream"] == pytest.approx(60, abs=1)
 
 
 def test_the_published_table_holds_every_item_as_it_is_now() -> None:

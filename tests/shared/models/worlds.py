@@ -8,7 +8,7 @@ from shared.events import Event, Interaction, ItemSemantics, Opinions, Pair, Sou
 from shared.graph.fold import edges_of, fold_item, fold_user
 from shared.graph.state import ItemNode, UserState
 from shared.models.features import Schema
-from shared.models.finestream import Config
+from shared.models.finestream_network import Config
 from shared.space import quantise
 
 SPACE = "test-space"
