@@ -12,7 +12,8 @@ from rich.console import Console
 from services.trainer import pipeline, report
 from services.trainer.settings import TrainerSettings
 from shared import archive, bundle, logs, settings, space, topics
-from shared.models.dataset import Log, read_log
+from shared.models import log_store
+from shared.models.dataset import Logged
 
 TOPICS = (topics.INTERACTIONS, topics.OPINIONS, topics.ITEMS, topics.ITEM_SEMANTICS, topics.ERASURES)
 
@@ -45,13 +46,16 @@ def run(chosen: TrainerSettings, defined: space.Space) -> str:
     # same job six times slower than one.
     torch.set_num_threads(chosen.threads)
     reflected = archive.offsets(chosen.archive.url)  # before reading: what is read reflects at least these
-    read = read_log((event for event, _ in archive.events_of(chosen.archive.url, TOPICS)), defined.name)
-    log.info("log read", interactions=read.interactions, users=len(read.by_user), items=len(read.by_item))
-    outcome = pipeline.train(read, defined, chosen)
+    with tempfile.TemporaryDirectory(prefix="finestream-log-") as spool:  # gone with the job, users' data and all
+        events = (event for event, _ in archive.events_of(chosen.archive.url, TOPICS))
+        read = log_store.write(Path(spool), events, defined.name)
+        log.info("log read", interactions=read.interactions, users=read.user_count, items=read.item_count)
+        outcome = pipeline.train(read, defined, chosen)
+        meta = meta_of(outcome, read, reflected)
     if chosen.rank:  # the first process publishes for all
         return ""
     outcome.report["seconds"] = round(time.monotonic() - started, 1)
-    version = publish(outcome, meta_of(outcome, read, reflected), chosen)
+    version = publish(outcome, meta, chosen)
     Console().print(report.table(outcome.report))
     log.info(
         "published", version=version, kind=outcome.report["published"], seconds=outcome.report["seconds"],
@@ -60,13 +64,13 @@ def run(chosen: TrainerSettings, defined: space.Space) -> str:
     return version
 
 
-def meta_of(outcome: pipeline.Outcome, read: Log, reflected: dict[str, dict[int, int]]) -> bundle.Meta:
+def meta_of(outcome: pipeline.Outcome, read: Logged, reflected: dict[str, dict[int, int]]) -> bundle.Meta:
     """What the bundle says of itself."""
     return bundle.Meta(
         kind=outcome.model.kind,
         space=outcome.model.space,
         data_from=read.times[0],
-        data_timestamp=max(ts for facts in read.by_item.values() for ts, _ in facts[-1:]),
+        data_timestamp=read.newest,
         metrics=outcome.report,
         offsets=reflected,
     )

@@ -11,8 +11,9 @@ from typing import Any, Final
 from services.trainer import progress
 from services.trainer.settings import TrainerSettings
 from shared import logs
+from shared.events import user_hash
 from shared.models.contract import ItemTable, Servable
-from shared.models.dataset import Case, Log, cases, items_before, log_before, share_time, split_time
+from shared.models.dataset import Case, Logged, cases, items_before, share_time, split_time
 from shared.models.evaluation import Result, evaluate, servable, with_history
 from shared.models.features import Schema
 from shared.models.fitting import Fitted, Run
@@ -25,6 +26,7 @@ from shared.space import Space
 log = logs.get(__name__)
 
 MIN_VALIDATION: Final = 20  # targets: with fewer, a comparison is a coin toss and the simple model stays
+USER_HASHES: Final = 1 << 63  # of user_hash
 LEARNT: Final = "epochs"  # in Fitted.chosen of a model that learns, and so has to be fitted again
 
 
@@ -51,7 +53,7 @@ class NothingToLearn(Exception):
     """The log has no interaction: one sentence for the operator."""
 
 
-def train(log_: Log, space: Space, settings: TrainerSettings) -> Outcome:
+def train(log_: Logged, space: Space, settings: TrainerSettings) -> Outcome:
     """Fit, compare on validation, measure on the test, refit the winner on everything. Raises NothingToLearn."""
     started = time.monotonic()
     if not log_.times:
@@ -82,7 +84,7 @@ def train(log_: Log, space: Space, settings: TrainerSettings) -> Outcome:
     return Outcome(models[winner], models[winner].encode_items(everything.items), report)
 
 
-def split(log_: Log, settings: TrainerSettings) -> Splits:
+def split(log_: Logged, settings: TrainerSettings) -> Splits:
     """Where test and validation begin, and their cases."""
     test = split_time(settings.split, log_.times)
     before = log_.times[: log_.before(test)]
@@ -90,13 +92,20 @@ def split(log_: Log, settings: TrainerSettings) -> Splits:
     return Splits(
         validation,
         test,
-        with_history(cases(log_, validation, test), validation),
-        with_history(cases(log_, test, math.inf), test),
+        _asked(log_, validation, test, settings.asked),
+        _asked(log_, test, math.inf, settings.asked),
     )
 
 
+def _asked(log_: Logged, start: float, end: float, limit: int) -> list[Case]:
+    """The cases from start to end of users met before; with more than `limit` interactions, of some users only."""
+    share = limit / max(1, log_.before(end) - log_.before(start))
+    drawn = cases(log_, start, end, asks=lambda user_id: user_hash(user_id) < share * USER_HASHES)
+    return with_history(drawn, start)
+
+
 def candidates_of(
-    log_: Log, space: str, schema: Schema, settings: TrainerSettings, splits: Splits, until: float
+    log_: Logged, space: str, schema: Schema, settings: TrainerSettings, splits: Splits, until: float
 ) -> dict[str, Fitted]:
     """The candidates, fitted on what is before validation and chosen on it; where that is too little, the simplest.
 
@@ -104,7 +113,7 @@ def candidates_of(
     """
     names = settings.candidates
     enough = _targets(splits.validation_cases) >= MIN_VALIDATION
-    learning = Split(log_before(log_, splits.validation), space, schema, splits.validation, splits.validation_cases)
+    learning = Split(log_.until(splits.validation), space, schema, splits.validation, splits.validation_cases)
     fitted: dict[str, Fitted] = {}
     for name in names if enough else names[:1]:
         share = (until - time.monotonic()) / (len(names) - len(fitted) + 1)
@@ -131,7 +140,7 @@ def _epochs(config: Any, chosen: Mapping[str, Any]) -> int:
     return sum(int(chosen.get(name, value)) for name, value in own.items())
 
 
-def _checkpoint(settings: TrainerSettings, what: str, known: Log) -> Path | None:
+def _checkpoint(settings: TrainerSettings, what: str, known: Logged) -> Path | None:
     """Of this fit on this log: after a longer log, what was learnt from a shorter one is of no use."""
     if not settings.checkpoints:
         return None
@@ -145,15 +154,15 @@ def gate(names: Sequence[str], validated: dict[str, Result]) -> str:
     return max(names, key=lambda name: validated[name]["ndcg@10"])
 
 
-def measure(log_: Log, model: Servable, at: float, found: Sequence[Case]) -> Result:
+def measure(log_: Logged, model: Servable, at: float, found: Sequence[Case]) -> Result:
     """The model over the catalogue as of `at`, on cases from then on."""
     table = model.encode_items(items_before(log_, at))
     return evaluate(servable(model, table), found, table.row_of, table.extra["users"].tolist())
 
 
-def measure_knn(log_: Log, space: str, schema: Schema, splits: Splits) -> Result | None:
+def measure_knn(log_: Logged, space: str, schema: Schema, splits: Splits) -> Result | None:
     """Item-kNN fitted on what is before the test; None for a catalogue too large for it, and for an empty one."""
-    known = Split(log_before(log_, splits.test), space, schema, splits.test)
+    known = Split(log_.until(splits.test), space, schema, splits.test)
     if not 0 < len(known.items) <= MAX_ITEMS:
         return None
     config, fit_knn = MODELS["item_knn"].load()
@@ -166,7 +175,7 @@ def _targets(found: Sequence[Case]) -> int:
 
 
 def _report(
-    log_: Log, settings: TrainerSettings, splits: Splits, winner: str,
+    log_: Logged, settings: TrainerSettings, splits: Splits, winner: str,
     validated: dict[str, Result], tested: dict[str, Result],
 ) -> dict[str, Any]:  # fmt: skip
     figures = {name: _figures(result) for name, result in tested.items()}
@@ -187,7 +196,7 @@ def _report(
             "test_targets": _targets(splits.test_cases),
             "test_users": len({case.user.user_id for case in splits.test_cases}),
         },
-        "log": {"interactions": log_.interactions, "users": len(log_.by_user), "items": len(log_.by_item)},
+        "log": {"interactions": log_.interactions, "users": log_.user_count, "items": log_.item_count},
     }
 
 

@@ -29,6 +29,11 @@ class TrainerSettings(BaseSettings):
     validation: float = Field(
         0.1, gt=0, lt=0.5, description="share of the training time's end that models are chosen on"
     )
+    asked: int = Field(
+        20_000,
+        ge=1,
+        description="interactions that are asked, at most, by validation and by the test; of users drawn by hash",
+    )
     max_seconds: float = Field(150.0, gt=0, description="for all fits together; a fit that runs out stops learning")
     checkpoints: str = Field(
         "", description="folder in which a fit that was killed leaves what it had learnt; empty: it starts again"

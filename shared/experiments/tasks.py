@@ -29,7 +29,6 @@ from shared.models.dataset import (
     cases,
     gather,
     is_split,
-    log_before,
     read_log,
     share_time,
     split_time,
@@ -164,12 +163,12 @@ def _by_time(spec: DataSpec, log: Log, schema: Schema) -> Task:
     if not has_clock(spec):
         raise ValueError(f"{spec.name} has no times: it cannot be split by time")
     test_from = split_time(spec.split, log.times)
-    test = Split(log_before(log, test_from), spec.space, schema, at=test_from, repeats=spec.repeats)
+    test = Split(log.until(test_from), spec.space, schema, at=test_from, repeats=spec.repeats)
     if not test.log.times:
         raise ValueError(f"{spec.name}: nothing happened before the split at {spec.split}")
     validation_from = share_time(1 - spec.validation, test.log.times)
     validation = Split(
-        log_before(log, validation_from), spec.space, schema, at=validation_from,
+        log.until(validation_from), spec.space, schema, at=validation_from,
         held_out=with_history(cases(test.log, validation_from, test_from, spec.repeats), validation_from),
         repeats=spec.repeats,
     )  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.models.split import Ints, Sequences
+from shared.models.sequences import Ints, Sequences
 
 BLOCK: Final = 4096  # users that are read at once: neighbours in the log, so a disk reads them in one go
 POOL: Final = 16  # blocks, drawn at random, whose rows are shuffled together

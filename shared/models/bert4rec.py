@@ -23,7 +23,8 @@ from shared.models.features import padded
 from shared.models.fitting import Fitted, Run
 from shared.models.sasrec import Attention
 from shared.models.sequence_model import SequenceLearner, SequenceModel, prefixes
-from shared.models.split import Sequences, Split
+from shared.models.sequences import Sequences
+from shared.models.split import Split
 
 BUCKETED: Final = 16  # batches' worth of histories, drawn at random, that are sorted by length
 

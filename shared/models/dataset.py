@@ -7,15 +7,19 @@ facts strictly before the window's first case. Both use the fold and the bounds 
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from math import ceil, nextafter
+from itertools import islice
+from math import ceil, inf, nextafter
+from pathlib import Path
+from typing import Final, Protocol
 
 from shared.events import Erasure, Event, Interaction, Item, ItemSemantics, Opinions, Source
 from shared.graph.fold import ItemFact, UserFact, edges_of, fold_item, fold_user
 from shared.graph.state import ItemNode, UserState
 
+FOLDED_AT_ONCE: Final = 1000
 NOWHERE = Source("", 0, 0, 0.0)  # samples are told apart by event time; who wrote a fact where is not asked
 
 
@@ -28,21 +32,100 @@ class Case:
     targets: tuple[str, ...]
 
 
+class Logged(Protocol):
+    """The facts of a log by node: in memory (`Log`), or on disk (`shared.models.log_store`)."""
+
+    @property
+    def times(self) -> Sequence[float]:
+        """Of interactions, ascending."""
+        ...
+
+    @property
+    def interactions(self) -> int: ...
+
+    @property
+    def user_count(self) -> int: ...
+
+    @property
+    def item_count(self) -> int: ...
+
+    @property
+    def newest(self) -> float:
+        """The time of the newest fact."""
+        ...
+
+    @property
+    def spool(self) -> Path | None:
+        """A folder for what is too large for memory; None: nothing is."""
+        ...
+
+    def before(self, ts: float) -> int:
+        """How many interactions are strictly earlier."""
+        ...
+
+    def until(self, ts: float) -> "Logged":
+        """The log as it was just before `ts`; nodes of which nothing was known by then are not in it."""
+        ...
+
+    def users(self) -> Iterator[tuple[str, Sequence[tuple[float, UserFact]]]]:
+        """By id; facts in order of (event time, id)."""
+        ...
+
+    def items(self, since: float = -inf, until: float = inf) -> Iterator[tuple[str, Iterable[tuple[float, ItemFact]]]]:
+        """By id, with the facts since <= ts < until, to be read before the next item is asked for; items without any
+        are passed over."""
+        ...
+
+
 @dataclass
 class Log:
-    """The facts of a log by node, each list in order of (event time, id)."""
+    """In memory. The facts by node, each list in order of (event time, id)."""
 
     by_user: dict[str, list[tuple[float, UserFact]]] = field(default_factory=lambda: defaultdict(list))
     by_item: dict[str, list[tuple[float, ItemFact]]] = field(default_factory=lambda: defaultdict(list))
     times: list[float] = field(default_factory=list)  # of interactions, ascending
 
+    spool: Path | None = None
+
     @property
     def interactions(self) -> int:
         return len(self.times)
 
+    @property
+    def user_count(self) -> int:
+        return len(self.by_user)
+
+    @property
+    def item_count(self) -> int:
+        return len(self.by_item)
+
+    @property
+    def newest(self) -> float:
+        return max((facts[-1][0] for facts in self.by_item.values() if facts), default=-inf)
+
     def before(self, ts: float) -> int:
-        """How many interactions are strictly earlier."""
         return bisect_left(self.times, ts)
+
+    def until(self, ts: float) -> "Log":
+        users = {user_id: facts[: bisect_left(facts, ts, key=_time)] for user_id, facts in self.by_user.items()}
+        items = {item_id: facts[: bisect_left(facts, ts, key=_time)] for item_id, facts in self.by_item.items()}
+        return Log(
+            defaultdict(list, {user_id: facts for user_id, facts in users.items() if facts}),
+            defaultdict(list, {item_id: facts for item_id, facts in items.items() if facts}),
+            self.times[: self.before(ts)],
+        )
+
+    def users(self) -> Iterator[tuple[str, Sequence[tuple[float, UserFact]]]]:
+        for user_id in sorted(self.by_user):
+            if facts := self.by_user[user_id]:
+                yield user_id, facts
+
+    def items(self, since: float = -inf, until: float = inf) -> Iterator[tuple[str, Iterable[tuple[float, ItemFact]]]]:
+        for item_id in sorted(self.by_item):
+            facts = self.by_item[item_id]
+            start = bisect_left(facts, since, key=_time)
+            if found := facts[start : bisect_left(facts, until, lo=start, key=_time)]:
+                yield item_id, found
 
 
 def read_log(events: Iterable[Event], space: str) -> Log:
@@ -83,17 +166,6 @@ def gather(log: Log, facts: Iterable[Interaction | Opinions]) -> None:
     log.times.sort()
 
 
-def log_before(log: Log, ts: float) -> Log:
-    """The log as it was just before `ts`; nodes of which nothing was known by then are not in it."""
-    users = {user_id: facts[: bisect_left(facts, ts, key=_time)] for user_id, facts in log.by_user.items()}
-    items = {item_id: facts[: bisect_left(facts, ts, key=_time)] for item_id, facts in log.by_item.items()}
-    return Log(
-        defaultdict(list, {user_id: facts for user_id, facts in users.items() if facts}),
-        defaultdict(list, {item_id: facts for item_id, facts in items.items() if facts}),
-        log.times[: log.before(ts)],
-    )
-
-
 def split_time(split: str, times: Sequence[float]) -> float:
     """The first moment of the test. `split`: the last day (UTC) before it, as 2014-02-07, or a share of `times`,
     which are the interactions', ascending."""
@@ -125,51 +197,45 @@ def day_of(value: str) -> datetime | None:
         return None
 
 
-def cases(log: Log, start: float, end: float, repeats: bool = False) -> list[Case]:
-    """Every case with start <= ts < end, in order of (ts, user). `repeats`: items met before are targets too."""
-    found = [case for user_id, facts in log.by_user.items() for case in _cases_of(user_id, facts, start, end, repeats)]
+def cases(
+    log: Logged, start: float, end: float, repeats: bool = False, asks: Callable[[str], bool] = lambda user_id: True
+) -> list[Case]:
+    """Every case with start <= ts < end of users that ask, in order of (ts, user). `repeats`: items met before are
+    targets too."""
+    asking = ((user_id, facts) for user_id, facts in log.users() if asks(user_id) and facts[-1][0] >= start)
+    found = [case for user_id, facts in asking for case in _cases_of(user_id, facts, start, end, repeats)]
     found.sort(key=lambda case: (case.ts, case.user.user_id))
     return found
 
 
-def items_before(log: Log, ts: float) -> list[ItemNode]:
+def items_before(log: Logged, ts: float) -> list[ItemNode]:
     """The catalogue as of just before `ts`: items of which something was known by then, by id."""
-    nodes = []
-    for item_id in sorted(log.by_item):
-        facts = [fact for at, fact in log.by_item[item_id] if at < ts]
-        if facts:
-            nodes.append(fold_item(ItemNode(item_id), facts))
-    return nodes
+    return [_folded(ItemNode(item_id), facts) for item_id, facts in log.items(until=ts)]
 
 
 class Catalogue:
     """The catalogue as of growing times: each fact is folded once."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Logged) -> None:
         self._log = log
         self._nodes: dict[str, ItemNode] = {}
-        self._next: dict[str, int] = dict.fromkeys(sorted(log.by_item), 0)
-        self._ts = float("-inf")
+        self._ts = -inf
 
     def advance(self, ts: float) -> set[str]:
         """Fold everything strictly before `ts`; answers which items changed. Raises ValueError for going back."""
         if ts < self._ts:
             raise ValueError("a catalogue only advances")
-        self._ts = ts
         changed = set()
-        for item_id, start in self._next.items():
-            facts = self._log.by_item[item_id]
-            end = bisect_left(facts, ts, lo=start, key=_time)
-            if end > start:
-                node = self._nodes.get(item_id, ItemNode(item_id))
-                self._nodes[item_id] = fold_item(node, [fact for _, fact in facts[start:end]])
-                self._next[item_id] = end
-                changed.add(item_id)
+        for item_id, facts in self._log.items(self._ts, ts):
+            node = self._nodes.get(item_id, ItemNode(item_id))
+            self._nodes[item_id] = _folded(node, facts)
+            changed.add(item_id)
+        self._ts = ts
         return changed
 
     def nodes(self) -> list[ItemNode]:
         """By id."""
-        return [self._nodes[item_id] for item_id in self._next if item_id in self._nodes]
+        return [self._nodes[item_id] for item_id in sorted(self._nodes)]
 
 
 def windows(found: Sequence[Case], count: int) -> list[list[Case]]:
@@ -181,6 +247,14 @@ def windows(found: Sequence[Case], count: int) -> list[list[Case]]:
             out.append([])
         out[-1].append(case)
     return out
+
+
+def _folded(node: ItemNode, facts: Iterable[tuple[float, ItemFact]]) -> ItemNode:
+    """A few at a time: all facts of a popular item may be more than memory holds."""
+    rest = iter(facts)
+    while some := list(islice(rest, FOLDED_AT_ONCE)):
+        node = fold_item(node, [fact for _, fact in some])
+    return node
 
 
 def _cases_of(

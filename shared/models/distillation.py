@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shared.models.fitting import Similar
-from shared.models.split import Sequences
+from shared.models.sequences import Sequences
 
 ENCODED_AT_ONCE: Final = 512  # users
 EVENTS_AT_ONCE: Final = 1 << 16

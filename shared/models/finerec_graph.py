@@ -18,7 +18,8 @@ from shared.events import Interaction, Opinions
 from shared.graph.state import MAX_PAIRS_PER_REVIEW
 from shared.models.dataset import Case
 from shared.models.features import Schema, user_features
-from shared.models.split import Ints, Split
+from shared.models.sequences import Ints
+from shared.models.split import Split
 from shared.space import SCALE
 
 WIDEST: Final = 64  # who met the same is looked up among the newest so many of each: a hit's whole crowd tells nothing
@@ -102,14 +103,15 @@ class Facts:
 
 def facts_of(split: Split, attributes: int = 0) -> Facts:
     """The opinions and first meetings of a split's log; `attributes`: only so many of the most frequent, 0 for all."""
-    users = {user_id: row for row, user_id in enumerate(sorted(split.log.by_user))}
+    users: dict[str, int] = {}
     names = {name: at for at, name in enumerate(split.schema.attributes)}
     numbers: list[tuple[float, float, int, int, int]] = []
     vectors: list[bytes] = []
     met: dict[tuple[int, int], float] = {}
-    for user_id, user in users.items():
+    for user_id, facts in split.log.users():
+        user = users[user_id] = len(users)
         said = []
-        for ts, fact in split.log.by_user[user_id]:
+        for ts, fact in facts:
             if isinstance(fact, Interaction) and fact.item_id in split.row_of:
                 met.setdefault((user, split.row_of[fact.item_id]), ts)
             elif isinstance(fact, Opinions) and fact.item_id in split.row_of:

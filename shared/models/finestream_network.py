@@ -59,7 +59,7 @@ class Config:
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     windows: int = 8  # stretches of event time, each with its own view of the items
-    newest: int = 200_000  # cases that are learnt from at most
+    newest: int = 200_000  # interactions that the network learns from, about
     distillation: float = 0.0  # what it counts for tail users to be like similar users; see distillation.py
     esr_epochs: int = 60  # of LLM-ESR
     esr_distillation: bool = False  # its own self-distillation

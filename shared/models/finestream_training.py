@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from shared.events import Interaction
 from shared.graph.fold import fold_user
 from shared.graph.state import ItemNode, UserState
 from shared.models import llmesr, training
@@ -92,7 +93,7 @@ class Learner:
 
     def __init__(self, model: Finestream, split: Split, similar: Similar | None) -> None:
         self.model, self.split, self.config = model, split, model.config
-        self.windows = prepare(split, model, split.training[-self.config.newest :], self.config.windows)
+        self.windows = prepare(split, model, split.newest(self.config.newest), self.config.windows)
         if not self.windows:
             raise ValueError("no interaction with an item that was known before: nothing to learn from")
         self.held_out = prepare_with(model, split.items, split.held_out, split)
@@ -138,7 +139,9 @@ class Learner:
         semantic = semantic_users(split.content, split.sequences, half_life)
         found = find_neighbours(similar, semantic, SIMILAR_USERS, tail_users(split.sequences), weighted=True)
         states = [
-            fold_user(UserState(user), (fact for _, fact in split.log.by_user[user])) for user in split.sequences.users
+            fold_user(UserState(user_id), [fact for _, fact in facts])
+            for user_id, facts in split.log.users()
+            if any(isinstance(fact, Interaction) for _, fact in facts)  # as in split.sequences
         ]
         features = item_features(split.items, config.schema, config.half_life_days, self.model.device)
         rows = self.model.id_rows([item.item_id for item in split.items])
@@ -235,7 +238,8 @@ def prepare_with(model: Finestream, nodes: Sequence[ItemNode], found: Sequence[C
     asked = [(case, rows) for case, rows in asked if rows]
     if not asked:
         return []
-    place = {user_id: at for at, user_id in enumerate(split.sequences.users)}
+    distilled = split.sequences.users if config.distillation else ()  # who is asked for by place
+    place = {user_id: at for at, user_id in enumerate(distilled)}
     users = user_features([case.user for case, _ in asked], row_of, config.schema, config.longest, device)
     per_case = torch.bincount(users.edges.node, minlength=len(asked))
     return [

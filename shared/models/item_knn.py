@@ -4,9 +4,9 @@ sim(i, j) = cosine of the binary user columns, with shrinkage n_ij / (sqrt(n_i n
 score for j is the sum over the history's items i of sim(i, j) for those j that are among the K most similar to i.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from time import monotonic
 
 import torch
@@ -67,7 +67,7 @@ class ItemKNN:
         return scores
 
 
-def together(met: Sequence[Sequence[str]], row_of: dict[str, int]) -> Tensor:
+def together(met: Iterable[Sequence[str]], row_of: dict[str, int]) -> Tensor:
     """(N, N): how many users met both."""
     counts = torch.zeros(len(row_of), len(row_of))
     for items in met:
@@ -82,7 +82,7 @@ def fit(split: Split, config: Config, run: Run) -> Fitted:
     ids = [node.item_id for node in split.items]
     ItemKNN(ids[: MAX_ITEMS + 1])  # refuses before anything large is made
     s = split.sequences
-    met = [[ids[row] for row in s.items[start:end]] for start, end in zip(s.offsets[:-1], s.offsets[1:], strict=True)]
+    met = ([ids[row] for row in s.items[start:end]] for start, end in pairwise(s.offsets))
     counts = together(met, split.row_of)
 
     def scorer_of(setting: tuple[int, float]) -> Scorer:

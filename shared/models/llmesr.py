@@ -121,7 +121,8 @@ class Learner:
             raise ValueError(f"loss {self.config.loss!r} is neither softmax nor bce")
         self.found = split.sequences
         self._batches = SequenceBatches(self.found, self.config.longest, self.config.batch, self.device)
-        self._met = met(self.found, len(model.ids)).to(self.device)
+        if self.config.loss == "bce":
+            self._met = met(self.found, len(model.ids)).to(self.device)
         self._share = target_share(self.found.asked_for, len(model.ids)).to(self.device)
         self._validate = training.validator(split, served_as(model.scorer(split)))
         self.distillation = self._distillation(similar) if self.config.distillation else None

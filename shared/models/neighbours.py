@@ -15,13 +15,15 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.models.split import Sequences
+from shared.models.sequences import Sequences
 
 RIDGE: Final = 30.0  # in units of items with one user
 POWER_STEPS: Final = 6
 SPARE: Final = 16  # directions beyond the rank that make the iteration settle
+EVENTS: Final = 5_000_000  # beyond, every second user counts, or every third, ...
 SAMPLED: Final = 2000  # users whose scores fix the scale
 
 
@@ -72,8 +74,7 @@ def fit_neighbours(
     weight then means the same whatever the data.
     """
     n = len(content)
-    user = np.repeat(np.arange(len(met)), np.diff(met.offsets))
-    pairs = np.unique(np.stack([user, np.asarray(met.items)]), axis=1)  # who met what, once
+    pairs = _pairs(met, max(1, -(-len(met.items) // EVENTS)))
     counts = torch.from_numpy(np.bincount(pairs[1], minlength=n)).float()  # (N,)
     indices = torch.from_numpy(pairs)
     a = torch.sparse_coo_tensor(indices, counts[indices[1]] ** -0.5, (max(1, len(met)), n), check_invariants=True)
@@ -84,6 +85,14 @@ def fit_neighbours(
     factors /= _deviation(factors, a, seed) ** 0.5
     mean, from_text = _regression(content, factors, counts)
     return Neighbours(torch.cat([torch.zeros(1, rank), factors]), mean, from_text, kappa)
+
+
+def _pairs(met: Sequences, kept_every: int) -> NDArray[np.int64]:
+    """(2, P): who met what, once; of every `kept_every`-th user."""
+    parts = [
+        np.unique(np.stack([users, items])[:, users % kept_every == 0], axis=1) for users, items, _ in met.stretches()
+    ]
+    return np.concatenate(parts, 1) if parts else np.zeros((2, 0), np.int64)
 
 
 def _principal(a: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -99,13 +99,13 @@ def fit(split: Split, config: Config | RecencyConfig, run: Run) -> Fitted:
 def _scorer(split: Split, half_life_days: float) -> Scorer:
     """Of every event its weight now, or, where what was met is not asked again, of every item's users the first."""
     s = split.sequences
-    user = np.repeat(np.arange(len(s)), np.diff(s.offsets))
-    items, times = s.items, s.times
-    if not split.repeats:
-        _, first = np.unique(np.stack([user, items]), axis=1, return_index=True)  # events are oldest first
-        items, times = items[first], times[first]
-    now = times.max(initial=0.0)
-    weights = np.exp2((times - now) / (half_life_days * DAY)) if half_life_days < FOR_EVER else np.ones(len(times))
-    scores = torch.from_numpy(np.bincount(items, weights, len(split.items)))  # (N,) float64
-    ranks = torch.unique(scores, return_inverse=True)[1].float()  # float32 would tie what is long ago
+    now = s.times.max(initial=0.0)
+    scores = np.zeros(len(split.items))  # (N,) float64
+    for users, items, times in s.stretches():
+        if not split.repeats:
+            _, first = np.unique(np.stack([users, items]), axis=1, return_index=True)  # events are oldest first
+            items, times = items[first], times[first]
+        weights = np.exp2((times - now) / (half_life_days * DAY)) if half_life_days < FOR_EVER else np.ones(len(times))
+        scores += np.bincount(items, weights, len(scores))
+    ranks = torch.unique(torch.from_numpy(scores), return_inverse=True)[1].float()  # float32 would tie what is long ago
     return lambda cases: ranks.expand(len(cases), -1)

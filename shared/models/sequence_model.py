@@ -30,8 +30,9 @@ from shared.models.dataset import Case
 from shared.models.evaluation import Scorer
 from shared.models.features import padded
 from shared.models.fitting import Fitted, Run
+from shared.models.sequences import Sequences
 from shared.models.softmax import softmax_loss, target_share
-from shared.models.split import Sequences, Split
+from shared.models.split import Split
 
 FLOOR: Final = -1e4
 STD: Final = 0.02  # of an item's vector at the start
@@ -87,7 +88,8 @@ class SequenceLearner:
         self.sequences = model.sequences(split)
         self._validate = training.validator(split, model.scorer(split)) if split.held_out else None
         items = len(model.ids)
-        self._met = met(self.sequences, items).to(self.device)
+        if self.config.loss == "bce":
+            self._met = met(self.sequences, items).to(self.device)
         self._share = target_share(self.sequences.asked_for, items).to(self.device)  # read beyond 100k items alone
 
     def batches(self, rng: np.random.Generator) -> Iterator[Any]:

@@ -1,17 +1,11 @@
-"""Sequences on disk: built from a log of any length and read as memory maps, in memory that does not grow with it.
+"""Sequences on disk: written user by user and read as memory maps, in memory that does not grow with the log.
 
-An external merge sort: pieces of the log are sorted by (user, time) in memory and written as runs; the runs are then
-merged, and what comes out are whole users, whose questions follow. The result is the Sequences that the same log
-gives in memory, users in the same order; of one time, what came first in the log stays first.
+The result is the Sequences that the same users give in memory.
 """
 
-import heapq
 import shutil
-import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from itertools import groupby, islice
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Final, overload
 
@@ -19,10 +13,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from shared.models.split import Sequences, questions
+from shared.models.sequences import Met, Sequences, questions
 
-AT_ONCE: Final = 1 << 20  # events that are sorted in memory
-FAN_IN: Final = 64  # runs that are merged at once: open files
 BUFFER: Final = 1 << 13  # numbers of a column that wait to be written
 COLUMNS: Final = {
     "offsets": np.int64,
@@ -34,28 +26,15 @@ COLUMNS: Final = {
     "names": np.uint8,
 }
 
-Event = tuple[bytes, float, int]  # user, time, row: sorted by the first two
-_order = itemgetter(0, 1)
 
-
-def write(
-    folder: Path, log: Iterable[tuple[str, int, float]], repeats: bool = False, at_once: int = AT_ONCE
-) -> Sequences:
-    """(user, row of the catalogue, time) in any order -> Sequences in a new folder, opened."""
+def write(folder: Path, met: Iterable[Met], repeats: bool = False) -> Sequences:
+    """Whole users, in the order that they come in -> Sequences in a new folder, opened."""
     if folder.exists():
         raise FileExistsError(folder)
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    runs = list(_sorted_runs(part, log, at_once))
-    level = 0
-    while len(runs) > FAN_IN:
-        level += 1
-        runs = [
-            _write_run(part / f"run-{level}-{at}", _merged(runs[at : at + FAN_IN], remove=True))
-            for at in range(0, len(runs), FAN_IN)
-        ]
-    _write_columns(part, _merged(runs, remove=True), repeats)
+    _write_columns(part, met, repeats)
     part.rename(folder)  # whatever has the name was written whole
     return read(folder)
 
@@ -117,7 +96,7 @@ class _Column:
         npy.write_array_header_1_0(self.file, described)
 
 
-def _write_columns(folder: Path, events: Iterator[Event], repeats: bool) -> None:
+def _write_columns(folder: Path, met: Iterable[Met], repeats: bool) -> None:
     with ExitStack() as opened:
         columns = {
             name: _Column(opened.enter_context((folder / f"{name}.npy").open("wb")), dtype)
@@ -125,54 +104,19 @@ def _write_columns(folder: Path, events: Iterator[Event], repeats: bool) -> None
         }
         start = end_of_name = 0
         columns["offsets"].add([0])
-        for user, of_user in groupby(events, itemgetter(0)):
-            own = list(of_user)
-            times, rows = [ts for _, ts, _ in own], [row for _, _, row in own]
+        for user_id, rows, times in met:
             found = list(questions(rows, times, repeats))
+            name = user_id.encode()
             columns["items"].add(rows)
             columns["times"].add(times)
             columns["asked_at"].add(start + place for place, _ in found)
             columns["asked_for"].add(row for _, row in found)
-            columns["names"].add(user)
-            start, end_of_name = start + len(rows), end_of_name + len(user)
+            columns["names"].add(name)
+            start, end_of_name = start + len(rows), end_of_name + len(name)
             columns["offsets"].add([start])
             columns["name_ends"].add([end_of_name])
         for column in columns.values():
             column.close()
-
-
-def _sorted_runs(folder: Path, log: Iterable[tuple[str, int, float]], at_once: int) -> Iterator[Path]:
-    events = ((user.encode(), ts, row) for user, row, ts in log)
-    at = 0
-    while some := list(islice(events, at_once)):
-        some.sort(key=_order)
-        yield _write_run(folder / f"run-0-{at}", iter(some))
-        at += 1
-
-
-_RECORD: Final = struct.Struct("<Hdq")  # length of the user's id, time, row; the id follows
-
-
-def _write_run(path: Path, events: Iterator[Event]) -> Path:
-    with path.open("wb") as file:
-        for user, ts, row in events:
-            file.write(_RECORD.pack(len(user), ts, row) + user)
-    return path
-
-
-def _read_run(path: Path) -> Iterator[Event]:
-    with path.open("rb") as file:
-        while head := file.read(_RECORD.size):
-            length, ts, row = _RECORD.unpack(head)
-            yield file.read(length), ts, row
-
-
-def _merged(runs: Sequence[Path], remove: bool) -> Iterator[Event]:
-    """Earlier runs first where events are of one user and time: the order of the log."""
-    yield from heapq.merge(*(_read_run(run) for run in runs), key=_order)
-    if remove:
-        for run in runs:
-            run.unlink()
 
 
 def _mapped(path: Path) -> NDArray[Any]:

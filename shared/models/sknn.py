@@ -21,7 +21,8 @@ from shared.graph.state import UserState
 from shared.models import choice
 from shared.models.evaluation import Scorer, offline
 from shared.models.fitting import Fitted, Run
-from shared.models.split import Ints, Sequences, Split
+from shared.models.sequences import Ints, Sequences
+from shared.models.split import Split
 
 
 @dataclass(frozen=True)

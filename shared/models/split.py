@@ -1,52 +1,30 @@
-"""What a fit may see and what it is asked: one object for every model and baseline.
+"""What a fit may see and what it is asked: one object for every model and baseline."""
 
-`Sequences` is the same log as flat arrays, for models of item ids: who met which row of the catalogue when, and
-which later item each position is asked for. A position is asked only for items of the next strictly later time,
-so events of one time never explain each other, in training as in evaluation.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.events import Interaction
 from shared.graph.state import ItemNode
-from shared.models.dataset import Case, Log, cases, items_before
+from shared.models import sequence_store
+from shared.models.dataset import Case, Logged, cases, items_before
 from shared.models.features import Schema, contents, history_rows, padded
+from shared.models.sequences import Ints, Sequences, held
 
-Ints = NDArray[np.int64]
 FOREVER: Final = float("inf")
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Events of user b are [offsets[b], offsets[b + 1]), oldest first; M events, Q questions.
-
-    Question q: what is asked of whom had seen everything up to event `asked_at[q]`, and nothing later, is row
-    `asked_for[q]`. Questions are in order of `asked_at`.
-    """
-
-    users: Sequence[str]
-    offsets: Ints  # (U + 1,)
-    items: Ints  # (M,) rows of the catalogue
-    times: NDArray[np.float64]  # (M,)
-    asked_at: Ints  # (Q,) in [0, M)
-    asked_for: Ints  # (Q,) rows
-
-    def __len__(self) -> int:
-        return len(self.users)
 
 
 @dataclass(frozen=True)
 class Split:
     """A training log, whole, and cases later than it that a fit chooses by. Nothing of the test is in here."""
 
-    log: Log
+    log: Logged
     space: str
     schema: Schema
     at: float = FOREVER  # the catalogue is what is known strictly before; every fact of the log is
@@ -70,12 +48,19 @@ class Split:
         """Every case of the log."""
         return cases(self.log, -FOREVER, FOREVER, self.repeats)
 
+    def newest(self, interactions: int) -> list[Case]:
+        """The cases of the newest `interactions` of the log, and of those at the time of the first of them."""
+        if self.log.interactions <= interactions:
+            return self.training
+        return cases(self.log, self.log.times[-interactions], FOREVER, self.repeats)
+
     @cached_property
     def counts(self) -> Ints:
         """(N,) distinct users who met the item in the log."""
-        pairs = {(user, row) for user, row in zip(self._users_of_events, self.sequences.items.tolist(), strict=True)}
-        rows = np.fromiter((row for _, row in pairs), np.int64, len(pairs))
-        return np.bincount(rows, minlength=len(self.items)).astype(np.int64)
+        counts = np.zeros(len(self.items), np.int64)
+        for users, rows, _ in self.sequences.stretches():
+            counts += np.bincount(np.unique(np.stack([users, rows]), axis=1)[1], minlength=len(counts))
+        return counts
 
     @cached_property
     def content(self) -> Tensor:
@@ -84,50 +69,15 @@ class Split:
 
     @cached_property
     def sequences(self) -> Sequences:
-        """Every user of the log with at least one interaction."""
-        users: list[str] = []
-        offsets: list[int] = [0]
-        items: list[int] = []
-        times: list[float] = []
-        asked_at: list[int] = []
-        asked_for: list[int] = []
-        for user_id in sorted(self.log.by_user):
-            events = [fact for _, fact in self.log.by_user[user_id] if isinstance(fact, Interaction)]
-            if not events:
-                continue
-            users.append(user_id)
-            rows, at = [self.row_of[event.item_id] for event in events], [event.ts for event in events]
-            for place, row in questions(rows, at, self.repeats):
-                asked_at.append(offsets[-1] + place)
-                asked_for.append(row)
-            items += rows
-            times += at
-            offsets.append(len(items))
-        return Sequences(
-            users,
-            np.array(offsets, np.int64),
-            np.array(items, np.int64),
-            np.array(times, np.float64),
-            np.array(asked_at, np.int64),
-            np.array(asked_for, np.int64),
+        """Every user of the log with at least one interaction; on disk where the log is."""
+        met = (
+            (user_id, [self.row_of[fact.item_id] for fact in told], [fact.ts for fact in told])
+            for user_id, facts in self.log.users()
+            if (told := [fact for _, fact in facts if isinstance(fact, Interaction)])
         )
-
-    @property
-    def _users_of_events(self) -> list[int]:
-        offsets = self.sequences.offsets
-        return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)).tolist()
-
-
-def questions(rows: Sequence[int], times: Sequence[float], repeats: bool) -> Iterator[tuple[int, int]]:
-    """Of one user's events, oldest first: (place of the newest event that is seen, the row that is asked for)."""
-    seen: set[int] = set()
-    now = 0  # where the events of one time start
-    for place, (row, ts) in enumerate(zip(rows, times, strict=True)):
-        if ts > times[now]:  # a new moment: what was met at the last one is history from here on
-            seen.update(rows[now:place])
-            now = place
-        if now and (repeats or row not in seen) and row not in rows[now:place]:
-            yield now - 1, row
+        if self.log.spool is None:
+            return held(met, self.repeats)
+        return sequence_store.write(Path(mkdtemp(prefix="split-", dir=self.log.spool)) / "sequences", met, self.repeats)
 
 
 def histories(

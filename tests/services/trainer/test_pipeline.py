@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 import time
 from pathlib import Path
 from unittest.mock import patch
@@ -112,3 +114,27 @@ def test_validation_and_test_are_later_than_what_is_learnt() -> None:
     assert all(splits.validation <= case.ts < splits.test for case in splits.validation_cases)
     assert all(case.ts >= splits.test for case in splits.test_cases)
     assert len(splits.test_cases) <= len(cases(read, splits.test, math.inf))
+
+
+def test_a_long_test_asks_some_users_whole_and_the_same_every_time() -> None:
+    found = log(tastes())
+    whole = pipeline.split(found, SETTINGS).test_cases
+    few = pipeline.split(found, SETTINGS.model_copy(update={"asked": 100}))
+    again = pipeline.split(found, SETTINGS.model_copy(update={"asked": 100}))
+    assert few == again
+    assert 50 < sum(len(case.targets) for case in few.test_cases) < 200
+    drawn = {case.user.user_id for case in few.test_cases}
+    assert few.test_cases == [case for case in whole if case.user.user_id in drawn]
+    assert pipeline.split(found, SETTINGS.model_copy(update={"asked": 10**9})).test_cases == whole
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_training_does_not_grow_with_the_log(tmp_path: Path) -> None:
+    peaks = []
+    for events in (10_000, 100_000):
+        ran = subprocess.run(
+            [sys.executable, "-m", "tests.services.trainer.measured", str(events), str(tmp_path / str(events))],
+            check=True, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        peaks.append(int(ran.stdout))
+    assert peaks[1] < 1.15 * peaks[0], peaks

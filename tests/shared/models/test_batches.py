@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared.models import batches
 from shared.models.batches import Batch, SequenceBatches
-from shared.models.split import Sequences
+from shared.models.sequences import Sequences
 from tests.shared.models.learners import world
 
 

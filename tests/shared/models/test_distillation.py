@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from shared.models.distillation import Distillation, Neighbours, find_neighbours, semantic_users, tail_users
-from shared.models.split import Sequences
+from shared.models.sequences import Sequences
 
 USERS, WIDTH = 6, 4
 NONE = np.zeros(0, np.int64)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from shared.events import Event
 from shared.models import finestream_training as ft
-from shared.models.dataset import cases, log_before, read_log
+from shared.models.dataset import cases, read_log
 from shared.models.evaluation import Result, Scorer, evaluate, with_history
 from shared.models.features import user_features
 from shared.models.finestream_choice import Chooser, choice_of
@@ -32,7 +32,7 @@ def known(events: Sequence[Event], at: float = SPLIT, until: float | None = None
     """What is before `at`; with `until`, what is asked from then on is held out."""
     log = read_log(events, SPACE)
     held_out = with_history(cases(log, at, until), at) if until is not None else ()
-    return Split(log_before(log, at), SPACE, SCHEMA, at, held_out)
+    return Split(log.until(at), SPACE, SCHEMA, at, held_out)
 
 
 def fitted(events: Sequence[Event], epochs: int = 12, config: Config = SMALL, run: Run | None = None) -> Fitted:

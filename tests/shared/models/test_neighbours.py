@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.models.neighbours import Neighbours, fit_neighbours, nobody
-from shared.models.split import Sequences
+from shared.models.sequences import Sequences
 
 
 def sequences(met: list[list[int]]) -> Sequences:

@@ -3,6 +3,7 @@
 import random
 import tracemalloc
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
 
@@ -17,7 +18,8 @@ from shared.models import batches, sequence_store
 from shared.models.batches import SequenceBatches
 from shared.models.dataset import read_log
 from shared.models.sequence_store import read, write
-from shared.models.split import Sequences, Split
+from shared.models.sequences import Met, held
+from shared.models.split import Split
 from tests.shared.models.worlds import SCHEMA, SPACE, interaction
 
 COLUMNS = ("offsets", "items", "times", "asked_at", "asked_for")
@@ -30,22 +32,20 @@ def in_memory(facts: list[tuple[str, int, float]], repeats: bool) -> Split:
     return Split(log, SPACE, SCHEMA, repeats=repeats)
 
 
-def stored(folder: Path, split: Split, at_once: int) -> Sequences:
-    facts = [(user, fact) for user in split.log.by_user for _, fact in split.log.by_user[user]]
-    events = [fact for _, fact in facts if isinstance(fact, Interaction)]
-    events.sort(key=lambda fact: fact.event_id)
-    log = ((fact.user_id, split.row_of[fact.item_id], fact.ts) for fact in events)
-    return write(folder, log, split.repeats, at_once)
+def met(split: Split) -> Iterator[Met]:
+    for user, facts in split.log.users():
+        events = [fact for _, fact in facts if isinstance(fact, Interaction)]
+        yield user, [split.row_of[event.item_id] for event in events], [event.ts for event in events]
 
 
-@given(logs, st.booleans(), st.integers(1, 9))
+@given(logs, st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_it_is_what_the_log_gives_in_memory(
-    tmp_path_factory: pytest.TempPathFactory, facts: list[tuple[str, int, int]], repeats: bool, at_once: int
+def test_it_is_what_the_same_users_give_in_memory(
+    tmp_path_factory: pytest.TempPathFactory, facts: list[tuple[str, int, int]], repeats: bool
 ) -> None:
     split = in_memory([(u, i, float(ts)) for u, i, ts in facts], repeats)
-    with patch.object(sequence_store, "FAN_IN", 2), patch.object(sequence_store, "BUFFER", 3):
-        got = stored(tmp_path_factory.mktemp("s") / "store", split, at_once)
+    with patch.object(sequence_store, "BUFFER", 3):
+        got = write(tmp_path_factory.mktemp("s") / "store", met(split), repeats)
     for name in COLUMNS:
         expected = getattr(split.sequences, name)
         assert np.array_equal(getattr(got, name), expected), name
@@ -54,16 +54,31 @@ def test_it_is_what_the_log_gives_in_memory(
     assert got.users[1:] == split.sequences.users[1:]
 
 
-def some_log(events: int, users: int) -> Iterator[tuple[str, int, float]]:
+@given(logs, st.integers(1, 8))
+@settings(max_examples=60, deadline=None)
+def test_stretches_are_whole_users_and_everything_once(facts: list[tuple[str, int, int]], events: int) -> None:
+    s = in_memory([(u, i, float(ts)) for u, i, ts in facts], repeats=False).sequences
+    parts = list(s.stretches(events))
+    if parts:
+        users, items, times = (np.concatenate(column) for column in zip(*parts, strict=True))
+        assert np.array_equal(users, np.repeat(np.arange(len(s)), np.diff(s.offsets)))
+        assert np.array_equal(items, s.items)
+        assert np.array_equal(times, s.times)
+        assert all(not set(a[0]) & set(b[0]) for a, b in pairwise(parts))
+    assert sum(len(part[0]) for part in parts) == len(s.items)
+
+
+def some_log(events: int, users: int) -> Iterator[Met]:
     rng = random.Random(1)
-    return ((f"user {rng.randrange(users)}", rng.randrange(500), float(rng.randrange(1000))) for _ in range(events))
+    for user in range(users):
+        times = sorted(float(rng.randrange(1000)) for _ in range(events // users))
+        yield f"user {user:06}", [rng.randrange(500) for _ in times], times
 
 
 def test_batches_are_the_ones_of_memory(tmp_path: Path) -> None:
-    split = in_memory(list(some_log(3000, 300)), repeats=False)
     of_disk, of_memory = (
         SequenceBatches(found, 6, 16).epoch(np.random.default_rng(1))
-        for found in (stored(tmp_path / "store", split, 200), split.sequences)
+        for found in (write(tmp_path / "store", some_log(3000, 300)), held(some_log(3000, 300), repeats=False))
     )
     for a, b in zip(of_disk, of_memory, strict=True):
         for name in ("history", "real", "asked", "targets", "users", "first"):
@@ -71,20 +86,20 @@ def test_batches_are_the_ones_of_memory(tmp_path: Path) -> None:
 
 
 def test_arrays_are_maps_of_files_and_nothing_else_is_left(tmp_path: Path) -> None:
-    found = write(tmp_path / "store", some_log(500, 50), at_once=100)
+    found = write(tmp_path / "store", some_log(500, 50))
     assert all(isinstance(getattr(found, name), np.memmap) for name in COLUMNS)
     assert {path.suffix for path in (tmp_path / "store").iterdir()} == {".npy"}
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
-    assert list(read(tmp_path / "store").users) == sorted({user for user, _, _ in some_log(500, 50)})
+    assert list(read(tmp_path / "store").users) == [user for user, _, _ in some_log(500, 50)]
 
 
 def test_a_torn_write_leaves_nothing_that_could_be_read(tmp_path: Path) -> None:
-    def torn() -> Iterator[tuple[str, int, float]]:
+    def torn() -> Iterator[Met]:
         yield from some_log(50, 5)
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="disk is full"):
-        write(tmp_path / "store", torn(), at_once=10)
+        write(tmp_path / "store", torn())
     assert not (tmp_path / "store").exists()
     assert len(write(tmp_path / "store", some_log(50, 5)).items) == 50
     with pytest.raises(FileExistsError):
@@ -95,7 +110,7 @@ def peaks(folder: Path, events: int) -> tuple[int, int]:
     """Bytes at the peak of building a store, and of an epoch over it."""
     tracemalloc.start()
     try:
-        found = write(folder, some_log(events, events // 10), at_once=500)
+        found = write(folder, some_log(events, events // 10))
         _, building = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         for _ in SequenceBatches(found, 8, 16).epoch(np.random.default_rng(0)):
@@ -111,7 +126,6 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
         patch.object(batches, "BLOCK", 32),
         patch.object(batches, "POOL", 4),
         patch.object(sequence_store, "BUFFER", 256),
-        patch.object(sequence_store, "FAN_IN", 4),
     ):
         peaks(tmp_path / "warm", 500)
         short, long = peaks(tmp_path / "short", 3000), peaks(tmp_path / "long", 30_000)

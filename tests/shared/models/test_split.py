@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shared.events import Event, Interaction
 from shared.graph.state import ItemNode
-from shared.models.dataset import cases, items_before, log_before, read_log
+from shared.models.dataset import cases, items_before, read_log
 from shared.models.features import content_of
 from shared.models.split import Split, histories
 from tests.shared.models.test_dataset import logs
@@ -98,7 +98,7 @@ def test_histories_are_oldest_first_and_padded_behind() -> None:
 @given(LOGS, st.integers(0, 8))
 def test_a_log_cut_at_a_time_is_what_the_whole_log_knew_then(events: list[Event], after: int) -> None:
     whole, ts = read_log(events, SPACE), START + after
-    cut = log_before(whole, ts)
+    cut = whole.until(ts)
     assert items_before(cut, math.inf) == items_before(whole, ts)
     assert cases(cut, -math.inf, math.inf) == cases(whole, -math.inf, ts)
     assert cut.times == [t for t in whole.times if t < ts]
@@ -108,5 +108,5 @@ def test_a_log_cut_at_a_time_is_what_the_whole_log_knew_then(events: list[Event]
 
 def test_cutting_a_log_leaves_it_whole() -> None:
     whole, again = read_log(tastes(), SPACE), read_log(tastes(), SPACE)
-    log_before(whole, whole.times[10])
+    whole.until(whole.times[10])
     assert (whole.by_user, whole.by_item, whole.times) == (again.by_user, again.by_item, again.times)
