@@ -126,18 +126,12 @@ def fit(name: str, known: Split, settings: TrainerSettings, chosen: Mapping[str,
     config = config_of(name, settings.options.get(name, {}), known.schema)
     folder = _checkpoint(settings, f"{name} again" if chosen else name, known.log)
     what = f"{name} learns from everything" if chosen else f"{name} learns"
-    with progress.epochs(what, _epochs(config, chosen)) as told:
+    with progress.epochs(what, int(chosen.get(LEARNT, getattr(config, "epochs", 0)))) as told:
         run = Run(settings.seed, settings.device, chosen, max(0.0, seconds), folder, told, EdgeSimilar())
         found = MODELS[name].load()[1](known, config, run)
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
     return found
-
-
-def _epochs(config: Any, chosen: Mapping[str, Any]) -> int:
-    """At most, of all that a model learns one after the other."""
-    own = {name: value for name, value in vars(config).items() if name.endswith(LEARNT)}
-    return sum(int(chosen.get(name, value)) for name, value in own.items())
 
 
 def _checkpoint(settings: TrainerSettings, what: str, known: Logged) -> Path | None:

@@ -22,11 +22,10 @@ VIEWS: Final = ((64, 1.5), (256, 0.5), (512, 0.5))  # rank and sharpness of the 
 DECAY: Final = (1.0, 0.8, 0.6, 0.4)
 NEIGHBOURS: Final = (0.0, 0.2, 0.4, 0.7, 1.0, 1.4, 2.0, 3.0, 4.5)
 PERSONAL: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.4, 2.0)
-ESR: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 CHOSEN_BY: Final = 4000  # cases at most, of those held out
 SURE: Final = 3.0  # standard errors of a difference
 AT_ONCE: Final = 256  # cases
-SCORES_AT_ONCE: Final = 50_000_000  # what choosing holds in memory, times four
+SCORES_AT_ONCE: Final = 50_000_000  # what choosing holds in memory, times three
 
 
 class Choice(NamedTuple):
@@ -37,7 +36,6 @@ class Choice(NamedTuple):
     decay: float
     neighbours: float
     personal: float
-    esr: float
 
     def put_into(self, config: Config) -> Config:
         """The config with this choice."""
@@ -68,7 +66,7 @@ class Chooser:
         self.cases = list(split.held_out)[-max(1, min(CHOSEN_BY, SCORES_AT_ONCE // max(1, len(split.items)))) :]
         self.place = {id(case): at for at, case in enumerate(self.cases)}
         self.table = model.encode_items(split.items)
-        self.network, self.esr = self._scores()
+        self.network = self._scores()
         self.near = lru_cache(maxsize=4)(self._near)
         self.reached = lru_cache(maxsize=None)(self._reached)
 
@@ -80,8 +78,6 @@ class Chooser:
             held = self._better(held, [held._replace(rank=r, sharpness=p, decay=d) for r, p in views for d in DECAY])
             held = self._better(held, [held._replace(neighbours=weight) for weight in NEIGHBOURS])
         held = self._better(held, [held._replace(personal=weight) for weight in PERSONAL])
-        if self.model.esr is not None:
-            held = self._better(held, [held._replace(esr=weight) for weight in ESR])
         if self.model.config.neighbour_view:
             held = self._better(held, [held._replace(neighbours=weight) for weight in NEIGHBOURS])
         return held
@@ -97,7 +93,7 @@ class Chooser:
         def scorer(batch: Sequence[Case]) -> Tensor:
             at = [self.place[id(case)] for case in batch]
             told = choice.neighbours * near[at] if choice.neighbours else 0.0
-            return choice.personal * self.network[at] + told + choice.esr * self.esr[at] + self.table.bias
+            return choice.personal * self.network[at] + told + self.table.bias
 
         return rank(scorer, self.cases, self.split.row_of, repeats=self.split.repeats, lists=False).figures["ndcg@20"]
 
@@ -117,11 +113,12 @@ class Chooser:
     def _view(self, rank_: int, sharpness: float) -> Neighbours:
         return neighbours_of(self.split, replace(self.model.config, rank=rank_, sharpness=sharpness))
 
-    def _scores(self) -> tuple[Tensor, Tensor]:  # 2 x (C, N): of the network and of LLM-ESR, each counting 1
+    def _scores(self) -> Tensor:  # (C, N): of the network, counting 1
         whole = copy(self.model)
-        whole.config = replace(self.model.config, personal=1.0, esr=1.0)
+        whole.config = replace(self.model.config, personal=1.0)
         states = [case.user for case in self.cases]
         parts = [states[at : at + AT_ONCE] for at in range(0, len(states), AT_ONCE)]
-        u, _, u_esr = torch.cat([whole.encode_users(part, self.table, 0.0) for part in parts]).split(whole.widths, 1)
-        v, _, e = self.table.vectors.split(whole.widths, 1)
-        return u @ v.T, u_esr @ e.T
+        u, _ = torch.cat([whole.encode_users(part, self.table, 0.0) for part in parts]).split(whole.widths, 1)
+        v, _ = self.table.vectors.split(whole.widths, 1)
+        scores: Tensor = u @ v.T
+        return scores

@@ -40,7 +40,6 @@ class Config:
     personal: float = 1.0  # what u . v counts beside the prior
     decay: float = 1.0  # of the neighbour view, an interaction
     neighbours: float = 0.7  # what the neighbour view counts; its scores have a deviation of about 1
-    esr: float = 0.5  # what LLM-ESR counts
     # ablations: what a model goes without
     co_view: bool = True
     se_view: bool = True
@@ -49,7 +48,6 @@ class Config:
     cross_attention: bool = True
     ids: bool = True  # False: the co view is the text's principal components alone
     neighbour_view: bool = True
-    esr_view: bool = True
     prior: bool = True
     # training, see finestream_training.py
     epochs: int = 15
@@ -61,8 +59,6 @@ class Config:
     windows: int = 8  # stretches of event time, each with its own view of the items
     newest: int = 200_000  # interactions that the network learns from, about
     distillation: float = 0.0  # what it counts for tail users to be like similar users; see distillation.py
-    esr_epochs: int = 60  # of LLM-ESR
-    esr_distillation: bool = False  # its own self-distillation
 
 
 class Attention(nn.Module):

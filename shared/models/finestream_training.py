@@ -1,8 +1,8 @@
-"""Fit finestream: its network, the neighbours and LLM-ESR one after the other, then what each counts (finestream.py).
+"""Fit finestream: its network, then the neighbours, then what each counts (finestream.py).
 
 The network learns from every case of the log, in windows of event time that each have their own view of the
-catalogue. The neighbours are computed. LLM-ESR learns for as long as it makes the sum of all better. Learnt together
-they fit worse: what the training cases show of the neighbours is weaker than what serving will see.
+catalogue. The neighbours are computed. Learnt together they fit worse: what the training cases show of the neighbours
+is weaker than what serving will see.
 """
 
 import math
@@ -20,21 +20,19 @@ from torch import Tensor, nn
 from shared.events import Interaction
 from shared.graph.fold import fold_user
 from shared.graph.state import ItemNode, UserState
-from shared.models import llmesr, training
+from shared.models import training
 from shared.models.dataset import Case, Catalogue, windows
 from shared.models.distillation import Distillation, find_neighbours, semantic_users, tail_users
-from shared.models.evaluation import Scorer, servable
+from shared.models.evaluation import servable
 from shared.models.features import ItemFeatures, UserFeatures, item_features, offsets, spans, user_features
 from shared.models.finestream import Finestream
 from shared.models.finestream_choice import Choice, Chooser, choice_of, neighbours_of
 from shared.models.finestream_network import Config, Network
 from shared.models.fitting import Fitted, Run, Similar
-from shared.models.llmesr_network import Config as LLMESRConfig
 from shared.models.softmax import FULL_SOFTMAX_ITEMS, sampled_loss, target_share
 from shared.models.split import Split
 
 SIMILAR_USERS: Final = 10  # who a tail user learns from
-NETWORK_SHARE: Final = 0.6  # of the time there is; LLM-ESR has what is left
 
 
 @dataclass(frozen=True)
@@ -166,49 +164,12 @@ def fit(split: Split, config: Config, run: Run) -> Fitted:
         epochs=config.epochs, patience=config.patience, learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
     )  # fmt: skip
-    own_share = replace(run, max_seconds=run.max_seconds * (NETWORK_SHARE if config.esr_view else 1))
-    learnt = training.learn(Learner(model, split, run.similar), options, own_share, settings=config)
-    model.neighbours = neighbours_of(split, config).to(run.device)
-    esr = None
-    if config.esr_view and len(split.sequences.asked_at):
-        esr = fit_esr(model, split, run, learnt)
-        model.esr = esr.model.network
+    learnt = training.learn(Learner(model, split, run.similar), options, run, settings=config)
     if not known and split.held_out:
         model.config = Chooser(model, split).choose().put_into(config)
-        model.neighbours = neighbours_of(split, model.config).to(run.device)
+    model.neighbours = neighbours_of(split, model.config).to(run.device)
     scorer = servable(model, model.encode_items(split.items))
-    found = training.fitted(learnt, scorer, model.network, model, **choice_of(model.config)._asdict())
-    return found if esr is None else _with_esr(found, esr)
-
-
-def fit_esr(model: Finestream, split: Split, run: Run, before: training.Learnt) -> Fitted:
-    """LLM-ESR beside what the model is already; it is stopped where the sum of both is best."""
-    config = model.config
-    esr = LLMESRConfig(longest=config.longest, epochs=config.esr_epochs, distillation=config.esr_distillation)
-    beside = servable(model, model.encode_items(split.items))
-
-    def served_as(own: Scorer) -> Scorer:
-        return lambda cases: beside(cases) + config.esr * own(cases)
-
-    own_run = replace(
-        run,
-        chosen={"epochs": run.chosen["esr_epochs"]} if "esr_epochs" in run.chosen else {},
-        max_seconds=run.max_seconds - before.seconds,
-        checkpoint=None if run.checkpoint is None else run.checkpoint / "esr",
-        report=lambda epoch, loss, reached: run.report(len(before.curve) + epoch, loss, reached),
-    )
-    return llmesr.fit(split, esr, own_run, served_as)
-
-
-def _with_esr(found: Fitted, esr: Fitted) -> Fitted:
-    return replace(
-        found,
-        chosen={**found.chosen, "esr_epochs": esr.chosen["epochs"]},
-        parameters=found.parameters + esr.parameters,
-        samples=found.samples + esr.samples,
-        seconds=found.seconds + esr.seconds,
-        cut_short=found.cut_short or esr.cut_short,
-    )
+    return training.fitted(learnt, scorer, model.network, model, **choice_of(model.config)._asdict())
 
 
 def start(split: Split, config: Config, device: str) -> Finestream:

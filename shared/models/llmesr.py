@@ -7,7 +7,7 @@ paper's: the target against one uniform item. The paper's own self-distillation 
 tail_only=False. Shapes: B users, L history, N items, D of all views, Q questions.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from json import dumps, loads
 from pathlib import Path
@@ -114,7 +114,6 @@ class Learner:
         model: LLMESR,
         split: Split,
         similar: Similar | None,
-        served_as: Callable[[Scorer], Scorer] = lambda own: own,
     ) -> None:
         self.model, self.config, self.split, self.device = model, model.config, split, model.device
         if self.config.loss not in ("softmax", "bce"):
@@ -124,7 +123,7 @@ class Learner:
         if self.config.loss == "bce":
             self._met = met(self.found, len(model.ids)).to(self.device)
         self._share = target_share(self.found.asked_for, len(model.ids)).to(self.device)
-        self._validate = training.validator(split, served_as(model.scorer(split)))
+        self._validate = training.validator(split, model.scorer(split))
         self.distillation = self._distillation(similar) if self.config.distillation else None
         self.network = model.network
         if self.distillation is not None:  # together, so that the teacher is in every checkpoint
@@ -186,11 +185,8 @@ class Learner:
         return teacher.last(teacher.items(history), real)
 
 
-def fit(split: Split, config: Config, run: Run, served_as: Callable[[Scorer], Scorer] = lambda own: own) -> Fitted:
-    """`served_as`: what becomes of its scores, where it is a part of another model; that is what is validated.
-
-    Raises ValueError for a log without questions, and for self-distillation without `run.similar`.
-    """
+def fit(split: Split, config: Config, run: Run) -> Fitted:
+    """Raises ValueError for a log without questions, and for self-distillation without `run.similar`."""
     if not len(split.sequences.asked_at):
         raise ValueError("nobody met anything after anything else: nothing to learn from")
     content = split.content if config.reads_text else torch.zeros(0, split.schema.embedding_dim)
@@ -203,5 +199,5 @@ def fit(split: Split, config: Config, run: Run, served_as: Callable[[Scorer], Sc
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
     )
-    learnt = training.learn(Learner(model, split, run.similar, served_as), options, run, settings=config)
+    learnt = training.learn(Learner(model, split, run.similar), options, run, settings=config)
     return training.fitted(learnt, model.scorer(split), network, model)

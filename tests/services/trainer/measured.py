@@ -33,7 +33,7 @@ def events(count: int) -> Iterator[Event]:
 def main() -> None:
     count, folder = int(sys.argv[1]), Path(sys.argv[2])
     folder.mkdir()
-    options = {"newest": 4000, "epochs": 1, "windows": 2, "esr_epochs": 1, "d": 16}
+    options = {"newest": 4000, "epochs": 1, "windows": 2, "d": 16}
     settings = TrainerSettings(options={"finestream": options}, models="popularity,finestream", asked=1000)
     defined = Space(SPACE, "test", 12, 4, tuple(Attribute(name, ()) for name in ATTRIBUTES))
     pipeline.train(log_store.write(folder, events(count), SPACE), defined, settings)

@@ -19,7 +19,7 @@ from shared.space import Attribute, Space
 from tests.shared.models.worlds import ATTRIBUTES, SCHEMA, SPACE, START, interaction, noise, tastes
 
 DEFINED = Space(SPACE, "test", 12, 4, tuple(Attribute(name, ()) for name in ATTRIBUTES))
-SMALL = {"epochs": 12, "d": 16, "batch": 128, "learning_rate": 5e-3, "windows": 4, "rank": 8, "esr_epochs": 3}
+SMALL = {"epochs": 12, "d": 16, "batch": 128, "learning_rate": 5e-3, "windows": 4, "rank": 8}
 SETTINGS = TrainerSettings(options={"finestream": SMALL})
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from shared.events import Opinions
 from shared.graph.fold import edges_of, fold_item, fold_user
 from shared.graph.state import ItemNode, UserState
-from shared.models import contract, llmesr_network
+from shared.models import contract
 from shared.models.contract import ItemTable, score
 from shared.models.features import item_features, user_features
 from shared.models.finestream import Finestream
@@ -29,9 +29,7 @@ def model() -> Finestream:
     network.fit_content(item_features(ITEMS, SCHEMA, 365.0, "cpu").content)
     generator = torch.Generator().manual_seed(1)
     near = Neighbours(*(torch.randn(*shape, generator=generator) for shape in ((9, 4), (12,), (12, 4))), kappa=2.0)
-    content = item_features(ITEMS[:8], SCHEMA, 365.0, "cpu").content
-    esr = llmesr_network.Network(llmesr_network.Config(d=8, longest=8), 8, content)
-    return Finestream(SPACE, CONFIG, [item.item_id for item in ITEMS[:8]], network, near, esr)
+    return Finestream(SPACE, CONFIG, [item.item_id for item in ITEMS[:8]], network, near)
 
 
 def close(a: Tensor, b: Tensor) -> bool:
@@ -85,7 +83,7 @@ def test_an_items_row_does_not_depend_on_the_other_items(model: Finestream) -> N
 
 
 def test_a_saved_model_scores_the_same_when_loaded(model: Finestream, tmp_path: Path) -> None:
-    model.config = replace(model.config, personal=0.5, esr=0.7)
+    model.config = replace(model.config, personal=0.5)
     model.save(tmp_path)
     table = model.encode_items(ITEMS)
     table.save(tmp_path)
@@ -145,9 +143,9 @@ def test_a_table_in_bf16_ranks_about_the_same(model: Finestream) -> None:
 
 def test_an_empty_table_and_an_empty_batch_are_answered(model: Finestream) -> None:
     table = model.encode_items([])
-    assert table.vectors.shape == (0, 68)
-    assert model.encode_users(USERS, table, NOW).shape == (len(USERS), 68)
-    assert model.encode_users([], model.encode_items(ITEMS), NOW).shape == (0, 68)
+    assert table.vectors.shape == (0, 52)
+    assert model.encode_users(USERS, table, NOW).shape == (len(USERS), 52)
+    assert model.encode_users([], model.encode_items(ITEMS), NOW).shape == (0, 52)
 
 
 def test_segment_softmax_is_a_softmax_within_each_segment() -> None:

@@ -2,7 +2,6 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ from tests.shared.models.worlds import CONFIG, DAY, SCHEMA, SPACE, START, intera
 
 SPLIT = START + 240 * DAY
 VALIDATION = START + 200 * DAY
-SMALL = replace(CONFIG, epochs=12, windows=4, batch=128, learning_rate=5e-3, rank=8, esr_view=False)
+SMALL = replace(CONFIG, epochs=12, windows=4, batch=128, learning_rate=5e-3, rank=8)
 
 
 def known(events: Sequence[Event], at: float = SPLIT, until: float | None = None) -> Split:
@@ -151,11 +150,11 @@ def test_validation_stops_the_training_and_the_best_weights_stay() -> None:
 def test_a_refit_takes_what_was_chosen() -> None:
     split = known(tastes(), VALIDATION, SPLIT)
     first = ft.fit(split, replace(SMALL, epochs=2), Run())
-    assert set(first.chosen) == {"epochs", "rank", "sharpness", "decay", "neighbours", "personal", "esr"}
-    chosen = {"epochs": 1, "rank": 5, "sharpness": 1.0, "decay": 0.4, "neighbours": 2.0, "personal": 0.5, "esr": 0.7}
+    assert set(first.chosen) == {"epochs", "rank", "sharpness", "decay", "neighbours", "personal"}
+    chosen = {"epochs": 1, "rank": 5, "sharpness": 1.0, "decay": 0.4, "neighbours": 2.0, "personal": 0.5}
     again = ft.fit(known(tastes()), SMALL, Run(chosen=chosen))
     assert again.chosen == chosen
-    assert choice_of(again.model.config) == (5, 1.0, 0.4, 2.0, 0.5, 0.7)
+    assert choice_of(again.model.config) == (5, 1.0, 0.4, 2.0, 0.5)
     assert again.model.neighbours.rank == 5
 
 
@@ -168,7 +167,7 @@ def test_weights_change_only_for_what_is_surely_better() -> None:
     assert told.personal == blind.personal  # whatever it is, it changes nothing
     split = known(noise(), VALIDATION, SPLIT)
     model = ft.start(split, SMALL, "cpu")
-    assert Chooser(model, split).choose() == (SMALL.rank, 1.5, 1.0, 0.7, 1.0, 0.5)
+    assert Chooser(model, split).choose() == (SMALL.rank, 1.5, 1.0, 0.7, 1.0)
 
 
 def test_a_fit_keeps_to_its_time() -> None:
@@ -216,56 +215,3 @@ def test_self_distillation_moves_users_towards_those_like_them() -> None:
 def test_self_distillation_without_an_index_is_refused() -> None:
     with pytest.raises(ValueError, match="vector index"):
         ft.fit(known(tastes()), replace(SMALL, distillation=0.1), Run())
-
-
-BESIDE = replace(SMALL, esr_view=True, epochs=2, esr_epochs=4)
-
-
-def test_llm_esr_is_stopped_where_the_sum_is_best() -> None:
-    split = known(tastes(), VALIDATION, SPLIT)
-    told: list[float] = []
-    found = ft.fit(split, BESIDE, Run(report=lambda _, __, reached: told.append(reached)))
-    of_esr = told[BESIDE.epochs :]
-    assert len(of_esr) == BESIDE.esr_epochs
-    assert found.chosen["esr_epochs"] == of_esr.index(max(of_esr)) + 1
-    assert choice_of(found.model.config) == choice_of(BESIDE)  # the scores that were validated are those of the model
-    reached = evaluate(found.scorer, split.held_out, split.row_of, split.counts.tolist())["ndcg@10"]
-    assert reached == pytest.approx(max(of_esr), abs=1e-6)
-
-
-def test_llm_esr_counts_what_its_weight_says() -> None:
-    split = known(tastes())
-    found = ft.fit(split, BESIDE, Run(chosen={"epochs": 1, "esr_epochs": 1}))
-    asked = split.training[-20:]
-    scores = {}
-    for weight in (0.0, 1.0, 3.0):
-        found.model.config = replace(BESIDE, esr=weight)
-        scores[weight] = found.scorer(asked)
-    esr = scores[1.0] - scores[0.0]
-    assert esr.abs().max() > 1e-3
-    assert torch.allclose(scores[3.0] - scores[0.0], 3 * esr, atol=1e-4)
-
-
-def test_a_killed_fit_goes_on_to_the_same_model_whichever_part_was_learning(tmp_path: Path) -> None:
-    split = known(tastes(users=60), VALIDATION, SPLIT)
-    whole = ft.fit(split, BESIDE, Run())
-    asked = split.held_out[:20]
-    for epoch in range(1, BESIDE.epochs + BESIDE.esr_epochs):
-        folder = tmp_path / str(epoch)
-
-        def die(at: int, _: float, __: float, last: int = epoch) -> None:
-            if at == last:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            ft.fit(split, BESIDE, Run(checkpoint=folder, report=die))
-        again = ft.fit(split, BESIDE, Run(checkpoint=folder))
-        assert again.chosen == whole.chosen
-        assert torch.equal(again.scorer(asked), whole.scorer(asked))
-
-
-def test_both_parts_keep_to_the_time_that_there_is_for_all() -> None:
-    chosen = {"epochs": 1000, "esr_epochs": 1000}
-    found = ft.fit(known(tastes(users=200)), BESIDE, Run(chosen=chosen, max_seconds=2.0))
-    assert found.cut_short
-    assert found.seconds < 20
