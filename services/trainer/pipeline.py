@@ -13,7 +13,7 @@ from services.trainer.settings import TrainerSettings
 from shared import logs
 from shared.events import user_hash
 from shared.models.contract import ItemTable, Servable
-from shared.models.dataset import Case, Logged, cases, items_before, share_time, split_time
+from shared.models.dataset import Case, Logged, cases, items_before, moments
 from shared.models.evaluation import Result, evaluate, servable, with_history
 from shared.models.features import Schema
 from shared.models.fitting import Fitted, Run
@@ -86,9 +86,7 @@ def train(log_: Logged, space: Space, settings: TrainerSettings) -> Outcome:
 
 def split(log_: Logged, settings: TrainerSettings) -> Splits:
     """Where test and validation begin, and their cases."""
-    test = split_time(settings.split, log_.times)
-    before = log_.times[: log_.before(test)]
-    validation = share_time(1 - settings.validation, before) if before else test
+    validation, test = moments(log_.times, settings.split, settings.validation)
     return Splits(
         validation,
         test,

@@ -29,9 +29,8 @@ from shared.models.dataset import (
     cases,
     gather,
     is_split,
+    moments,
     read_log,
-    share_time,
-    split_time,
 )
 from shared.models.evaluation import with_history
 from shared.models.features import Schema
@@ -162,11 +161,10 @@ def has_clock(spec: DataSpec) -> bool:
 def _by_time(spec: DataSpec, log: Log, schema: Schema) -> Task:
     if not has_clock(spec):
         raise ValueError(f"{spec.name} has no times: it cannot be split by time")
-    test_from = split_time(spec.split, log.times)
+    validation_from, test_from = moments(log.times, spec.split, spec.validation)
     test = Split(log.until(test_from), spec.space, schema, at=test_from, repeats=spec.repeats)
     if not test.log.times:
         raise ValueError(f"{spec.name}: nothing happened before the split at {spec.split}")
-    validation_from = share_time(1 - spec.validation, test.log.times)
     validation = Split(
         log.until(validation_from), spec.space, schema, at=validation_from,
         held_out=with_history(cases(test.log, validation_from, test_from, spec.repeats), validation_from),

@@ -175,6 +175,14 @@ def split_time(split: str, times: Sequence[float]) -> float:
     return share_time(float(split), times)
 
 
+def moments(times: Sequence[float], split: str, validation: float) -> tuple[float, float]:
+    """When validation and when the test begins: validation is the last share of what is before the test, and is empty
+    where nothing is. `times`: the interactions', ascending."""
+    test = split_time(split, times)
+    before = times[: bisect_left(times, test)]
+    return share_time(1 - validation, before) if before else test, test
+
+
 def share_time(share: float, times: Sequence[float]) -> float:
     """The moment just after at least `share` of `times`; what happened at one time stays together."""
     last = max(0, ceil(share * len(times)) - 1)
