@@ -52,6 +52,7 @@ evaluate: setup
 	$(BIN)/finestream evaluate $(or $(ARGS),$(EVALUATED))
 
 bench: setup
+	$(BIN)/python -m tests.bench.softmax_loss
 	$(BIN)/python -m tests.bench.train_speed $(ARGS)
 
 demo: setup

@@ -29,6 +29,7 @@ from shared.models.finestream import Finestream
 from shared.models.finestream_choice import Choice, Chooser, choice_of, neighbours_of
 from shared.models.finestream_network import Config, Network
 from shared.models.fitting import Fitted, Run, Similar
+from shared.models.fused_softmax import fits, fused_loss
 from shared.models.softmax import FULL_SOFTMAX_ITEMS, sampled_loss, target_share
 from shared.models.split import Split
 
@@ -226,10 +227,13 @@ def batch_loss(network: Network, batch: Batch) -> tuple[Tensor, Tensor, int]:
         return _sampled(network, window, f, case, target)
     table = network.items(window.items, window.id_rows)
     u = network.users(f, table.vectors, table.extra["fine"])
+    row = torch.arange(len(u), device=u.device)[:, None].expand_as(f.real)
+    met = (row[f.real], f.history[f.real]) if window.masked else None
+    if not fits(u, table.vectors):
+        return u, fused_loss(u, table.vectors, table.bias, case, target, masked=met), len(target)
     logits = u @ table.vectors.T + table.bias
-    if window.masked:
-        row = torch.arange(len(u), device=u.device)[:, None].expand_as(f.real)
-        logits = logits.index_put((row[f.real], f.history[f.real]), logits.new_tensor(-torch.inf))
+    if met is not None:
+        logits = logits.index_put(met, logits.new_tensor(-torch.inf))
     return u, -F.log_softmax(logits.float(), 1)[case, target].mean(), len(target)
 
 

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from shared.models.fused_softmax import fits, fused_loss
 
 FULL_SOFTMAX_ITEMS: Final = 100_000
-AT_ONCE: Final = 1 << 28  # logits that are held at once
 IN_BATCH: Final = 2048  # at most so many of the batch's targets are negatives, drawn at random
 UNIFORM: Final = 4096
 
@@ -40,14 +40,9 @@ def softmax_loss(
     if len(table) > FULL_SOFTMAX_ITEMS:
         encode: Encode = lambda at: (table[at], None if bias is None else bias[at])  # noqa: E731
         return sampled_loss(users, encode, len(table), targets, share=share, rows=rows, weights=weights)
-    size = max(1, AT_ONCE // len(table))
-    if len(users) <= size:
-        return _mean(_full(users, table, bias, targets), weights)
-    parts = [
-        checkpoint(_full, users[at : at + size], table, bias, targets[at : at + size], use_reentrant=False)
-        for at in range(0, len(users), size)
-    ]
-    return _mean(torch.cat(parts), weights)
+    if fits(users, table):
+        return _mean(F.cross_entropy(F.linear(users, table, bias), targets, reduction="none"), weights)
+    return fused_loss(users, table, bias, torch.arange(len(targets), device=users.device), targets, weights=weights)
 
 
 def sampled_loss(
@@ -95,10 +90,6 @@ def segment_softmax(logits: Tensor, segment: Tensor, segments: int) -> Tensor:
     weight = torch.exp(logits - top[segment])
     total = torch.zeros(segments, device=logits.device, dtype=logits.dtype).index_add(0, segment, weight)
     return weight / total[segment]
-
-
-def _full(users: Tensor, table: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(users, table, bias), targets, reduction="none")
 
 
 def _mean(losses: Tensor, weights: Tensor | None) -> Tensor:

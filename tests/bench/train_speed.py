@@ -1,6 +1,6 @@
 """How fast SASRec is trained: ours against RecBole's, at equal hyper-parameters, data, machine, threads and run.
 
-python -m tests.bench.train_speed --json FILE
+python -m tests.bench.train_speed [--json FILE]
 
 A sample is one (prefix, target) pair. Both learn from the same pairs: Musical Instruments without the last two events
 of each user, which RecBole keeps for validation and test; events are numbered, so no two are of one time. Both take
@@ -52,7 +52,7 @@ Epoch = Callable[[], tuple[float, int, float]]  # -> seconds, samples, loss of a
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--targets", type=int, default=2048, help="a step, about; 2048 is RecBole's own")
@@ -67,7 +67,8 @@ def main() -> None:
         }
         result = measured(learners, given.rounds, given)
     print(text(result))
-    given.json.write_text(json.dumps(result, indent=2) + "\n")
+    if given.json:
+        given.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def read() -> Pairs:

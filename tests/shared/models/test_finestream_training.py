@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from shared.events import Event
 from shared.models import finestream_training as ft
+from shared.models import fused_softmax
 from shared.models.dataset import cases, read_log
 from shared.models.evaluation import Result, Scorer, evaluate, with_history
 from shared.models.features import user_features
@@ -132,6 +133,25 @@ def test_the_loss_of_a_sample_of_the_catalogue_is_about_that_of_all(monkeypatch:
     assert float(sum(loss.detach() for _, loss, _ in sampled)) / 5 == pytest.approx(float(exact.detach()), rel=0.03)
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_catalogue_too_large_for_a_cache_gives_the_same_loss_and_gradients(
+    monkeypatch: pytest.MonkeyPatch, masked: bool
+) -> None:
+    model = fitted(tastes(), 3).model
+    model.network.eval()
+    split = known(tastes())
+    (window,) = ft.prepare_with(model, split.items, split.training, split if masked else replace_repeats(split))
+    got = []
+    for held in (1 << 23, 1):
+        monkeypatch.setattr(fused_softmax, "HELD", {"cpu": held})
+        monkeypatch.setattr(fused_softmax, "AT_ONCE", {"cpu": 1000})
+        model.network.zero_grad()
+        _, loss, _ = ft.batch_loss(model.network, ft.Batch(window, torch.arange(64)))
+        loss.backward()
+        got.append([loss.detach(), *(p.grad.clone() for p in model.network.parameters())])
+    torch.testing.assert_close(got[0], got[1], rtol=1e-4, atol=1e-6)
+
+
 def replace_repeats(split: Split) -> Split:
     return replace(split, repeats=True)  # nothing masked: the sampled loss masks nothing
 
@@ -144,7 +164,8 @@ def test_validation_stops_the_training_and_the_best_weights_stay() -> None:
     assert len(told) < 40
     assert found.chosen["epochs"] == told.index(max(told)) + 1
     found.model.network.eval()
-    assert ft.Learner(found.model, split, None).validate() == pytest.approx(max(told), abs=1e-4)
+    with torch.no_grad():
+        assert ft.Learner(found.model, split, None).validate() == pytest.approx(max(told), abs=1e-4)
 
 
 def test_a_refit_takes_what_was_chosen() -> None:

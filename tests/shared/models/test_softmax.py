@@ -1,12 +1,17 @@
 """The loss over a whole catalogue, and that its estimate from few negatives has hardly any bias."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from shared.models import softmax
+from shared.models import fused_softmax, softmax
+from shared.models.fused_softmax import fused_loss
 from shared.models.softmax import sampled_loss, softmax_loss, target_share
 
 N, D, Q = 300, 8, 40
@@ -33,18 +38,67 @@ def test_it_is_cross_entropy_over_all_items(parts: tuple[Tensor, ...]) -> None:
     assert float(softmax_loss(users[:0], table, None, targets[:0])) == 0.0
 
 
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
 def test_many_questions_are_answered_in_parts_to_the_same_loss(
+    parts: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch, biased: bool, weighted: bool
+) -> None:
+    users, table, bias, _ = parts
+    weights = torch.rand(Q, generator=torch.Generator().manual_seed(1)) if weighted else None
+    got = []
+    for held in (1 << 28, 1):
+        monkeypatch.setattr(fused_softmax, "HELD", {"cpu": held})
+        monkeypatch.setattr(fused_softmax, "AT_ONCE", {"cpu": N * 7})
+        leaves = [leaf.clone().requires_grad_() for leaf in (users, table, bias)]
+        loss = softmax_loss(leaves[0], leaves[1], leaves[2] if biased else None, torch.arange(Q), weights=weights)
+        (3 * loss).backward()
+        got.append([loss.detach(), *(leaf.grad for leaf in leaves[: 2 + biased])])
+    torch.testing.assert_close(got[0], got[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 9), st.integers(2, 12), st.integers(1, 40))
+def test_the_fused_loss_is_that_of_all_logits_whoever_asks_and_whatever_is_masked(
+    data: st.DataObject, b: int, n: int, at_once: int
+) -> None:
+    g = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    leaves = [torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((b, 4), (n, 4), (n,))]
+    asks = data.draw(st.lists(st.tuples(st.integers(0, b - 1), st.integers(0, n - 1)), min_size=1, max_size=20))
+    met = data.draw(st.lists(st.tuples(st.integers(0, b - 1), st.integers(0, n - 1)), max_size=20))
+    asker, target = torch.tensor(asks).T
+    user, item = torch.tensor([pair for pair in met if pair not in asks], dtype=torch.int64).reshape(-1, 2).T
+
+    def graded(fused: bool) -> list[Tensor | None]:
+        u, v, bias = (leaf.clone().requires_grad_() for leaf in leaves)
+        if fused:
+            loss = fused_loss(u, v, bias, asker, target, masked=(user, item))
+        else:
+            logits = (u @ v.T + bias).index_put((user, item), torch.tensor(-torch.inf, dtype=torch.float64))
+            loss = -torch.log_softmax(logits, 1)[asker, target].mean()
+        loss.backward()
+        return [loss.detach().float(), u.grad, v.grad, bias.grad]
+
+    with patch.object(fused_softmax, "AT_ONCE", {"cpu": at_once}):
+        torch.testing.assert_close(graded(True), graded(False), rtol=1e-4, atol=1e-5)
+
+
+def test_the_fused_loss_is_the_same_where_nothing_is_learnt_and_close_in_half_precision(
     parts: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     users, table, bias, _ = parts
-    got = []
-    for size in (1 << 28, N * 7):
-        monkeypatch.setattr(softmax, "AT_ONCE", size)
-        leaf = table.clone().requires_grad_()
-        loss = softmax_loss(users, leaf, bias, torch.arange(Q))
-        loss.backward()
-        got.append((loss.detach(), leaf.grad))
-    torch.testing.assert_close(got[0], got[1])
+    monkeypatch.setattr(fused_softmax, "AT_ONCE", {"cpu": N * 7})
+    asker = target = torch.arange(Q)
+    exact = fused_loss(users, table, bias, asker, target)
+    with torch.no_grad():
+        assert torch.equal(fused_loss(users, table, bias, asker, target), exact)
+    leaf = users.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = fused_loss(leaf, table, bias, asker, target)
+    rounded.backward()
+    assert rounded.dtype == torch.float32
+    assert float(rounded.detach()) == pytest.approx(float(exact), rel=0.01)
+    assert leaf.grad is not None
+    assert leaf.grad.dtype == torch.float32
 
 
 def test_a_large_catalogue_is_sampled(parts: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> None:
