@@ -1,9 +1,11 @@
-"""One drawing an experiment, from its rows: quality, head against tail, quality against time, new users.
+"""One drawing an experiment, from its rows: quality, head against tail, quality against time, new users. Of more
+models than eyes tell apart (ablations), it is what each differs by from the one that it is compared with.
 
 matplotlib is a development dependency: without it there are no plots, and whoever asks is told.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +14,8 @@ from shared.experiments.results import JUDGED, Figures, Results
 from shared.experiments.slices import OVERALL, USER_EVENTS
 
 MAX_BYTES: Final = 100_000
+MANY: Final = 16
+ENDS: Final = ("", ", low", ", high")
 
 
 class NoPlots(Exception):
@@ -32,7 +36,12 @@ def draw(results: Results, experiments: list[str], folder: Path) -> list[Path]:
             if run["experiment"] not in experiments:
                 continue
             drawn = Figure(figsize=(11, 8), layout="constrained")
-            _fill(drawn, run["title"], results.of(run["experiment"]))
+            drawn.suptitle(run["title"])
+            figures = results.of(run["experiment"])
+            if len(figures.models) > MANY:
+                _differences(drawn.subplots(), figures, run["against"])
+            else:
+                _fill(drawn, figures)
             path = folder / f"{run['experiment']}.svg"
             drawn.savefig(path, metadata={"Date": None})
             path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.M))
@@ -40,29 +49,40 @@ def draw(results: Results, experiments: list[str], folder: Path) -> list[Path]:
     return paths
 
 
-def _fill(drawn: Any, title: str, figures: Figures) -> None:
-    drawn.suptitle(title)
+def _fill(drawn: Any, figures: Figures) -> None:
     axes = drawn.subplots(2, 2)
     _bars(axes[0, 0], figures)
     _head_and_tail(axes[0, 1], figures)
     _time(axes[1, 0], figures)
     _new_users(axes[1, 1], figures)
+    drawn.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside right upper")
+
+
+def _differences(ax: Any, figures: Figures, against: Mapping[str, str]) -> None:
+    models = [model for model in figures.models if model in against][::-1]
+    for at, model in enumerate(models):
+        middle, low, high = (figures.mean(model, OVERALL, f"{JUDGED} difference{end}") for end in ENDS)
+        if middle is not None and low is not None and high is not None:
+            told = [[max(0.0, middle - low)], [max(0.0, high - middle)]]
+            ax.errorbar(middle, at, xerr=told, fmt="o", color=_colour(list(against.values()).index(against[model])))
+    ax.set_yticks(range(len(models)), models)
+    ax.axvline(0, color="grey", linewidth=0.5)
+    ax.set_title("NDCG@20 less that of the whole model, and its 95 % interval over users")
 
 
 def _bars(ax: Any, figures: Figures) -> None:
     models = figures.models[::-1]
-    ax.barh(models, [_mean(figures, m, OVERALL) for m in models], xerr=[_sd(figures, m, OVERALL) for m in models])
+    colours = [_colour(at) for at in range(len(models))][::-1]
+    deviations = [_sd(figures, m, OVERALL) for m in models]
+    ax.barh(models, [_mean(figures, m, OVERALL) for m in models], xerr=deviations, color=colours)
     ax.set_title("NDCG@20, ± deviation over seeds")
 
 
 def _head_and_tail(ax: Any, figures: Figures) -> None:
     for at, model in enumerate(figures.models):
         x, y = _mean(figures, model, "head_items"), _mean(figures, model, "tail_items")
-        ax.errorbar(
-            x, y, xerr=_sd(figures, model, "head_items"), yerr=_sd(figures, model, "tail_items"), fmt="o",
-            color=f"C{at}" if at < 10 else "grey",
-        )  # fmt: skip
-        ax.annotate(model, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
+        deviations = {"xerr": _sd(figures, model, "head_items"), "yerr": _sd(figures, model, "tail_items")}
+        ax.errorbar(x, y, **deviations, fmt="o", color=_colour(at), label=model)
     ax.set(title="NDCG@20", xlabel=NAMES["head_items"], ylabel=NAMES["tail_items"])
     _from_zero(ax)
 
@@ -70,11 +90,8 @@ def _head_and_tail(ax: Any, figures: Figures) -> None:
 def _time(ax: Any, figures: Figures) -> None:
     for at, model in enumerate(figures.models):
         seconds = figures.mean(model, OVERALL, "seconds")
-        if seconds is None:
-            continue
-        x, y = max(seconds, 1e-3), _mean(figures, model, OVERALL)
-        ax.plot(x, y, "o", color=f"C{at}" if at < 10 else "grey")
-        ax.annotate(model, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
+        if seconds is not None:
+            ax.plot(max(seconds, 1e-3), _mean(figures, model, OVERALL), "o", color=_colour(at))
     ax.set_xscale("log")
     ax.set(title="Quality and what it costs", xlabel="fit, seconds", ylabel="NDCG@20")
     _from_zero(ax, x=False)
@@ -84,14 +101,20 @@ def _new_users(ax: Any, figures: Figures) -> None:
     there = [n for n in USER_EVENTS if f"user_events_{n}" in figures.slices]
     for at, model in enumerate(figures.models):
         values = [_mean(figures, model, f"user_events_{n}") for n in there]
-        ax.plot(there, values, "o-" if at < 10 else "s--", color=f"C{at % 10}", label=model, markersize=3, linewidth=1)
+        ax.plot(there, values, "o-", color=_colour(at), markersize=3, linewidth=1)
     ax.set_xticks(there)
     ax.set(title="New users", xlabel="events at ranking time", ylabel="NDCG@20")
     _from_zero(ax, x=False)
-    if there:
-        ax.legend(fontsize=6, ncols=2)
-    else:
+    if not there:
         ax.text(0.5, 0.5, "none is asked here", ha="center", transform=ax.transAxes)
+
+
+def _colour(at: int) -> tuple[float, float, float, float]:
+    """The same for a model in every panel."""
+    from matplotlib import colormaps
+
+    found: tuple[float, float, float, float] = colormaps["tab20"](at % 20)
+    return found
 
 
 def _from_zero(ax: Any, x: bool = True) -> None:

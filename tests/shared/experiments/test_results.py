@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shared.experiments import plots
 from shared.experiments.cache import Outcome
 from shared.experiments.config import Experiment, Row
 from shared.experiments.document import BEGIN, EMPTY, END, by_hand, figure, render
@@ -177,6 +178,16 @@ def test_plots_are_small_and_the_same_rows_give_the_same_bytes(tmp_path: Path) -
     assert one.name == "small.svg"
     assert one.read_bytes() == other.read_bytes()
     assert 5_000 < one.stat().st_size < MAX_BYTES
+
+
+def test_of_many_models_the_differences_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(plots, "MANY", 3)
+    (one,) = draw(results_of(measured()), ["small"], tmp_path)
+    told = one.read_text()
+    assert "less that of the whole model" in told
+    assert all(label in told for label in ("popularity", "ours", "bare | ours"))
+    assert ">sasrec<" not in told  # the one that others are compared with
 
 
 def test_the_checked_in_document_is_what_its_rows_give() -> None:
