@@ -12,6 +12,7 @@ from services.trainer import progress
 from services.trainer.settings import TrainerSettings
 from shared import logs
 from shared.events import user_hash
+from shared.graph.state import ItemNode
 from shared.models.contract import ItemTable, Servable
 from shared.models.dataset import Case, Logged, cases, items_before, moments
 from shared.models.evaluation import Result, evaluate, servable, with_history
@@ -63,11 +64,11 @@ def train(log_: Logged, space: Space, settings: TrainerSettings) -> Outcome:
     until = started + settings.max_seconds
     fitted = candidates_of(log_, space.name, schema, settings, splits, until)
     models: dict[str, Servable] = {name: found.model for name, found in fitted.items()}
-    validated = {
-        name: measure(log_, model, splits.validation, splits.validation_cases) for name, model in models.items()
-    }
+    nodes = items_before(log_, splits.validation)
+    validated = {name: measure(model, nodes, splits.validation_cases) for name, model in models.items()}
     winner = gate(list(models), validated)
-    tested = {name: measure(log_, model, splits.test, splits.test_cases) for name, model in models.items()}
+    nodes = items_before(log_, splits.test)
+    tested = {name: measure(model, nodes, splits.test_cases) for name, model in models.items()}
     knn = measure_knn(log_, space.name, schema, splits)
     if knn is not None:
         tested["item_knn"] = knn
@@ -146,9 +147,9 @@ def gate(names: Sequence[str], validated: dict[str, Result]) -> str:
     return max(names, key=lambda name: validated[name]["ndcg@10"])
 
 
-def measure(log_: Logged, model: Servable, at: float, found: Sequence[Case]) -> Result:
-    """The model over the catalogue as of `at`, on cases from then on."""
-    table = model.encode_items(items_before(log_, at))
+def measure(model: Servable, nodes: Sequence[ItemNode], found: Sequence[Case]) -> Result:
+    """The model over a catalogue, on the cases from then on."""
+    table = model.encode_items(nodes)
     return evaluate(servable(model, table), found, table.row_of, table.extra["users"].tolist())
 
 
