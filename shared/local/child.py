@@ -69,7 +69,9 @@ class Child:
             process = await asyncio.create_subprocess_exec(
                 *part.command, env=dict(part.env), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT, preexec_fn=in_child,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we stop the parts in their order
+                # Ctrl-C reaches us alone, and we stop the parts in their order. Not a session: Linux shares the
+                # processor between sessions first (autogroup), and niceness would then count for nothing.
+                process_group=0,
             )  # fmt: skip
         except OSError as error:
             raise PartFailed(f"{part.name} cannot be started: {error}") from error

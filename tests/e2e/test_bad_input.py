@@ -166,37 +166,3 @@ async def test_a_foreign_client_ranks_by_reflection(guarded: System) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["items"]
-
-
-WRONG_SETTINGS = [
-    ("gateway", "FINESTREAM_GATEWAY_PORT", "70000"),
-    ("gateway", "FINESTREAM_KAFKA_PARTITIONS", "0"),
-    ("extractor", "FINESTREAM_EXTRACTOR_PROVIDER", "magic"),
-    ("graph_updater", "FINESTREAM_SPACE_NAME", "no-such-space"),
-    ("archiver", "FINESTREAM_ARCHIVE_URL", "nosuch://place"),
-    ("ranking", "FINESTREAM_RANKING_DEVICE", "abacus"),
-    ("trainer", "FINESTREAM_TRAINER_SPLIT", "someday"),
-]
-
-
-@pytest.mark.parametrize(("service", "name", "value"), WRONG_SETTINGS)
-def test_a_wrong_setting_is_one_clear_line_and_exit_code_2(
-    service: str, name: str, value: str, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for variable, given in {
-        "FINESTREAM_KAFKA_BOOTSTRAP": kafka_bootstrap,
-        "FINESTREAM_QDRANT_PATH": str(tmp_path / "q"),
-        f"FINESTREAM_{service.upper()}_METRICS_PORT": "0",
-        f"FINESTREAM_{service.upper()}_PORT": "0",
-        "FINESTREAM_ARCHIVE_URL": str(tmp_path / "a"),
-        "FINESTREAM_BUNDLES_URL": str(tmp_path / "b"),
-        name: value,
-    }.items():
-        monkeypatch.setenv(variable, given)
-    done = subprocess.run(
-        [sys.executable, "-m", f"services.{service}.main"], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("finestream: ")
-    assert name in last

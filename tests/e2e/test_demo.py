@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(540)]
 
 # Small enough for a test, large enough that a model beats popularity and a taste can be learnt.
 USERS = "120"
-SHORT = {"FINESTREAM_TRAINER_MAX_SECONDS": "60"}
+SHORT = {"FINESTREAM_TRAINER_MAX_SECONDS": "25"}
 FIGURES = {"ndcg@10", "ndcg@20", "hr@10"}
 
 

@@ -58,6 +58,7 @@ def test_it_serves_clients_and_stops_cleanly_on_ctrl_c(system: Command, tmp_path
     assert gone(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_service_that_dies_ends_everything_and_is_named(system: Command, tmp_path: Path) -> None:
     archiver = next(pid for pid, command in processes_of(tmp_path).items() if "services.archiver.main" in command)
     os.kill(archiver, signal.SIGKILL)
@@ -66,6 +67,7 @@ def test_a_service_that_dies_ends_everything_and_is_named(system: Command, tmp_p
     assert gone(tmp_path)
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_supervisor_that_is_killed(system: Command, tmp_path: Path) -> None:
     assert len(processes_of(tmp_path)) >= 7  # itself, the broker, five services
     system.process.kill()

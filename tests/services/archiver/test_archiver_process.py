@@ -13,8 +13,8 @@ from shared.kafka import Producer, ensure_topics
 from shared.local.broker import Broker
 from shared.settings import KafkaSettings
 from tests.parts import Raw, free_port, produce, read_topic, until
+from tests.running import Running
 from tests.services.archiver.records import facts_of
-from tests.services.gateway.running import Running
 
 pytestmark = pytest.mark.e2e
 

@@ -14,7 +14,7 @@ from shared.kafka import Producer
 from shared.pb.finestream.v1 import extractor_pb2, extractor_pb2_grpc
 from shared.settings import GrpcSettings, KafkaSettings
 from tests.parts import Raw, produce, read_topic, until
-from tests.services.gateway.running import Running
+from tests.running import Running
 
 pytestmark = pytest.mark.e2e
 
@@ -28,7 +28,7 @@ def extractor(kafka_environment: KafkaSettings, tmp_path: Path) -> Iterator[Runn
     assert running.stop() == 0, running.log
 
 
-async def test_reviews_become_opinions_and_items_semantics_and_poison_a_dead_letter(
+async def test_reviews_become_opinions_items_semantics_poison_a_dead_letter_and_extract_answers(  # one start: seconds
     extractor: Running, kafka_settings: KafkaSettings, producer: Producer
 ) -> None:
     poison = json.dumps({"review_id": "p", "user_id": "u", "item_id": "i", "ts": 1e9}).encode()
@@ -61,9 +61,10 @@ async def test_reviews_become_opinions_and_items_semantics_and_poison_a_dead_let
     assert isinstance(semantics, ItemSemantics)
     assert (semantics.source.offset, len(semantics.vector)) == (item_source.offset, 384)
     assert extractor.metric("finestream_extractor_reviews_total", outcome="pairs") >= len(reviews)
+    await extract_is_answered_over_grpc(extractor)
 
 
-async def test_extract_is_answered_over_grpc(extractor: Running) -> None:
+async def extract_is_answered_over_grpc(extractor: Running) -> None:
     async with rpc.channel(extractor.grpc_address, GrpcSettings()) as channel:
         stub = extractor_pb2_grpc.ExtractorServiceStub(channel)
         answer = await stub.Extract(extractor_pb2.ExtractRequest(text=TEXT), timeout=30)

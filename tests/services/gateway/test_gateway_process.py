@@ -15,7 +15,7 @@ from shared.local.broker import Broker
 from shared.pb.finestream.v1 import event_pb2, event_pb2_grpc
 from shared.settings import GrpcSettings, KafkaSettings
 from tests.parts import free_port, read_topic
-from tests.services.gateway.running import Running
+from tests.running import Running
 
 pytestmark = pytest.mark.e2e
 
@@ -108,6 +108,7 @@ async def test_an_invalid_event_ends_its_stream_and_those_before_it_are_in_kafka
     assert len(await read_topic(kafka_environment, topics.INTERACTIONS)) == 7
 
 
+@pytest.mark.slow  # as long as the producer waits for an acknowledgement
 async def test_without_a_broker_an_event_is_not_acknowledged(tmp_path: Path) -> None:
     broker = Broker(tmp_path / "broker", free_port())
     await broker.start()

@@ -22,7 +22,7 @@ from shared.kafka import Producer, ensure_topics
 from shared.pb.finestream.v1 import graph_pb2, graph_pb2_grpc, position_pb2
 from shared.settings import GrpcSettings, KafkaSettings
 from tests.parts import read_topic, until
-from tests.services.gateway.running import Running
+from tests.running import Running
 from tests.services.graph_updater.doubles import BASE, SPACE, click, item, opinions, pair, semantics
 
 pytestmark = pytest.mark.e2e
@@ -371,3 +371,10 @@ async def announced_states(kafka_settings: KafkaSettings) -> list[ItemState]:
     """In order, for each item."""
     found = [events.decode(topics.ITEM_STATES, r.value) for r in await read_topic(kafka_settings, topics.ITEM_STATES)]
     return [state for state in found if isinstance(state, ItemState)]
+
+
+def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    running = Running("graph_updater", tmp_path, FINESTREAM_SPACE_NAME="no-such-space")
+    assert running.process.wait(60) == 2
+    [line] = [line for line in running.log.splitlines() if not line.startswith("{")]  # logs are JSON
+    assert "FINESTREAM_SPACE_NAME" in line

@@ -22,7 +22,7 @@ from shared.pb.finestream.v1.position_pb2 import Position
 from shared.pb.finestream.v1.ranking_pb2 import RankBatchRequest, RankRequest
 from shared.settings import GrpcSettings, KafkaSettings
 from tests.parts import read_topic, until
-from tests.services.gateway.running import Running
+from tests.running import Running
 from tests.services.ranking.conftest import state_of
 from tests.services.ranking.doubles import GraphDouble, item_of, user_of
 from tests.services.ranking.test_swapper import Publisher

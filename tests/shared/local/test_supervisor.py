@@ -77,6 +77,12 @@ async def test_parts_stop_in_the_reverse_of_their_start(tmp_path: Path) -> None:
     assert (tmp_path / "journal").read_text().split() == ["ranking", "gateway", "broker"]
 
 
+async def test_a_part_has_a_process_group_of_its_own_in_our_session_so_that_niceness_counts(tmp_path: Path) -> None:
+    async with Supervisor([[part(tmp_path, "nice")]], Lines()) as supervisor:
+        pid = supervisor.pid("nice")
+        assert (os.getpgid(pid), os.getsid(pid)) == (pid, os.getsid(0))
+
+
 async def test_each_line_carries_its_part(tmp_path: Path) -> None:
     sink = Lines()
     async with Supervisor([[part(tmp_path, "a"), part(tmp_path, "b")]], sink):

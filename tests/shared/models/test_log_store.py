@@ -131,6 +131,7 @@ def peaks(folder: Path, events: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
     with (
         patch.object(log_store, "AT_ONCE", 100),
