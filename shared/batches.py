@@ -7,9 +7,11 @@ a stream that finished a later one first would commit past an earlier one whose 
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeVar
+
+from msgspec import Struct
 
 from shared import dead_letters, events, logs, stream_metrics
 from shared.dead_letters import Letter, Record
@@ -25,16 +27,14 @@ T = TypeVar("T")
 log = logs.get(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True, gc=False):
     """A valid event and where it lies. `source.appended_at` is the broker's append time, seconds since 1970."""
 
     event: Event
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """A delivery that the handler will never accept; it becomes a dead letter."""
 
     delivery: Delivery
@@ -53,14 +53,15 @@ class Batch:
     """Records on their way to their end.
 
     `is_ours(record)` says whether this worker still holds the record's partition since it was read; what is not
-    ours any more is left to whoever reads it again. `finish(record)` is awaited for each, in order.
+    ours any more is left to whoever reads it again. `finish(records)` is awaited with those that have ended, in
+    order and each once.
     """
 
     def __init__(
         self,
         records: Sequence[Record],
         is_ours: Callable[[Record], bool],
-        finish: Callable[[Record], Awaitable[None]],
+        finish: Callable[[Sequence[Record]], Awaitable[None]],
     ) -> None:
         self.records = records
         self._is_ours = is_ours
@@ -71,7 +72,7 @@ class Batch:
 
     def live(self, sources: Sequence[Source]) -> set[Source]:
         """Those that are still ours. One that was not ours once never is again."""
-        for record in self.records:
+        for record in self.records[self._next :]:
             if record.source not in self._ended and not self._is_ours(record):
                 self._lost.add(record.source)
         return set(sources) - self._lost
@@ -79,13 +80,16 @@ class Batch:
     async def end(self, sources: Sequence[Source]) -> None:
         """These have their effect or their dead letter; finish all up to the first that has not."""
         self._ended.update(source for source in sources if source not in self._lost)
+        done = []
         while self._next < len(self.records):
             record = self.records[self._next]
             if record.source in self._ended:
-                await self._finish(record)
+                done.append(record)
             elif record.source not in self._lost:
-                return
+                break
             self._next += 1
+        if done:
+            await self._finish(done)
 
 
 class Batches:
@@ -138,11 +142,14 @@ class Batches:
             return
         with stream_metrics.HANDLER_SECONDS.labels(self._name).time():
             refused = await self._handle(mine)
-        record_of = {record.source: record for record in batch.records}
-        letters = [self._letter(record_of[r.delivery.source], r.reason, r.message) for r in refused]
-        buried = {r.delivery.source for r in refused}
-        if not buried <= live:
+        buried = {r.delivery.source: r for r in refused}
+        if not buried.keys() <= live:
             raise ValueError("the handler refused a delivery that it was not given")
+        letters = [
+            self._letter(record, found.reason, found.message)
+            for record in (batch.records if buried else ())
+            if (found := buried.get(record.source)) is not None
+        ]
         await self._bury(batch, letters)
         await self._end(batch, [d.source for d in mine if d.source not in buried])
 
@@ -190,8 +197,8 @@ class Batches:
             await self._end(batch, [letter.record.source for letter in letters])
 
     async def _end(self, batch: Batch, sources: Sequence[Source]) -> None:
-        for source in sources:
-            stream_metrics.RECORDS.labels(self._name, source.topic).inc()
+        for topic, count in Counter(source.topic for source in sources).items():
+            stream_metrics.RECORDS.labels(self._name, topic).inc(count)
         self.ended += len(sources)
         await batch.end(sources)
 

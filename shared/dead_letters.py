@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
+from msgspec import Struct
+
 from shared import logs, topics
 from shared.errors import InvalidRequest
 from shared.events import Reason, Source
@@ -20,8 +22,7 @@ TRUNCATED_BYTES: Final = 256 * 1024  # of a value that Kafka refuses to take aga
 log = logs.get(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """A record as it lies in Kafka. `source.topic` is the plain name, without the operator's prefix."""
 
     source: Source

@@ -10,7 +10,7 @@ import re
 import time
 import unicodedata
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -217,6 +217,12 @@ TYPE_OF: Final[Mapping[str, type]] = {
 _DECODERS: Final[Mapping[str, msgspec.json.Decoder[Any]]] = {
     topic: msgspec.json.Decoder(kind) for topic, kind in TYPE_OF.items()
 }
+_ID_FIELDS: Final[Mapping[type, tuple[str, ...]]] = {
+    kind: tuple(
+        name for name in ("event_id", "review_id", "user_id", "item_id", "request_id") if name in kind.__struct_fields__
+    )
+    for kind in get_args(Event)
+}
 _ENCODER: Final = msgspec.json.Encoder()
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _PATH = re.compile(r"at `\$\.?([\w.\[\]]*)`")
@@ -270,8 +276,8 @@ def _invalid(message: str) -> InvalidEvent:
 
 
 def _check(event: Event, now: float) -> None:
-    for field in ("event_id", "review_id", "user_id", "item_id", "request_id"):
-        _check_id(field, getattr(event, field, None))
+    for field in _ID_FIELDS[type(event)]:
+        _check_id(field, getattr(event, field))
     if not isinstance(event, ItemState):
         _check_time("erased_at" if isinstance(event, Erasure) else "ts", time_of(event), now)
     if isinstance(event, Review):
@@ -282,9 +288,9 @@ def _check(event: Event, now: float) -> None:
         _check_text("description", event.description)
 
 
-def _check_id(field: str, value: str | None) -> None:
-    # Control characters and surrogates break logs, terminals and stores downstream of us.
-    if value is not None and any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+def _check_id(field: str, value: str) -> None:
+    # Control characters and surrogates break logs, terminals and stores downstream of us; none is printable.
+    if not value.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
         raise InvalidEvent("bad_id", f"{field} has control characters", field)
 
 

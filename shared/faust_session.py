@@ -2,8 +2,8 @@
 
 The guards against the ways in which Faust 0.15.3 loses records (each has a test):
 - the agent's body never raises and acknowledges only what is finished (take() and raising bodies acknowledge all);
-- our own reference on every message (RawSchema): Faust acknowledges what it skips after a rebalance, and an
-  acknowledgement without effect would be committed; a message counts as done when both references are given back;
+- our own reference on every message (faust_intake.py): Faust acknowledges what it skips after a rebalance, and an
+  acknowledgement without effect would be committed;
 - keys and values stay bytes and null values are passed on, so decoding never happens inside Faust;
 - one agent an app and concurrency 1, so offsets are acknowledged in order (its gap check lets one record slip);
 - stream_wait_empty off: a rebalance must not wait for a batch in back-off;
@@ -13,16 +13,16 @@ The guards against the ways in which Faust 0.15.3 loses records (each has a test
 import asyncio
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import faust
 
 from shared import logs
-from shared.batches import Batch, Batches, Stopped
-from shared.dead_letters import Record
-from shared.events import Source
+from shared.batches import Batches, Stopped
+from shared.faust_fetches import FetchTransport
+from shared.faust_intake import FetchIntake, MessageIntake, Taken
 from shared.kafka import name_of, plain_name, ssl_context
 from shared.settings import KafkaSettings
 
@@ -31,25 +31,9 @@ from shared.settings import KafkaSettings
 POLL_PATIENCE_SECONDS: Final = 7 * 86_400.0
 ANSWER_SECONDS: Final = 10.0
 COMMIT_SECONDS: Final = 1.0  # the timed commit; it catches up where the one after a batch met another commit
+FETCHES_AHEAD: Final = 1  # on the agent's queue, while one is in hand and one waits for its place
+MESSAGES_AHEAD: Final = 4096
 log = logs.get(__name__)
-
-Position = tuple[str, int]  # topic as the broker names it, partition
-
-
-class RawSchema(faust.Schema[bytes, bytes]):
-    """Bytes in, bytes out, and one reference more than Faust holds."""
-
-    def __init__(self, delivered: Callable[[Any], None]) -> None:
-        super().__init__(key_serializer="raw", value_serializer="raw", allow_empty=True)
-        self._delivered = delivered
-
-    def compile(self, app: Any, **_: Any) -> Callable[..., Awaitable[Any]]:
-        async def decode(message: Any, *, propagate: bool = False) -> Any:
-            message.incref()  # given back by Session._finish
-            self._delivered(message)
-            return app.create_event(message.key, message.value, message.headers, message)
-
-        return decode
 
 
 class Session:
@@ -57,27 +41,24 @@ class Session:
 
     def __init__(
         self, group: str, topics: Sequence[str], kafka: KafkaSettings, worker: str, batches: Batches,
-        stopping: asyncio.Event, batch_size: int, batch_seconds: float,
+        stopping: asyncio.Event, batch_size: int,
     ) -> None:  # fmt: skip
         self._kafka = kafka
         self._batches = batches
         self._stopping = stopping  # the one that `batches` was made with
-        self._batch_size = batch_size
-        self._batch_seconds = batch_seconds
-        self._delivered: dict[Position, int] = {}
-        self._finished: dict[Position, int] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._defect = False
-        self._app = _create_app(name_of(kafka, group), worker, kafka)
-        topic = faust.Topic(self._app, topics=[name_of(kafka, t) for t in topics], schema=RawSchema(self._on_delivered))
+        self._app = _create_app(name_of(kafka, group), worker, kafka, batch_size)
+        self._intake = (FetchIntake if kafka.whole_fetches else MessageIntake)(self._app, kafka, batch_size)
+        topic = faust.Topic(self._app, topics=[name_of(kafka, t) for t in topics], schema=self._intake.schema)
         self._app.agent(topic, name=group, concurrency=1)(self._agent)
         self._app.on_partitions_revoked.connect(self._on_revoked)
 
     @property
     def failed(self) -> bool:
         """Faust has crashed (it does when a commit fails or the consumer is fenced); only a new session helps."""
-        return self._defect or bool(self._app.crashed)
+        return self._defect or self._intake.broken or bool(self._app.crashed)
 
     async def start(self) -> None:
         """Join the group; returns once partitions are assigned (perhaps none) and records flow."""
@@ -94,6 +75,7 @@ class Session:
         try:
             async with asyncio.timeout(grace_seconds):
                 await self._idle.wait()
+                await self._intake.flush()
         except TimeoutError:
             log.warning("a batch is abandoned and will be read again", group=self._app.conf.id)
         try:
@@ -124,76 +106,42 @@ class Session:
     async def _position(self, tp: Any) -> int:
         """The first offset that is not finished. Where nothing is in process, what will be read next: control
         records of transactions and compacted ones are never delivered, and must not count as lag for ever."""
-        at = (tp.topic, tp.partition)
-        if self._delivered.get(at) != self._finished.get(at):
-            return self._finished.get(at, -1) + 1
-        return await self._app.consumer.position(tp) or 0
+        unfinished = self._intake.progress.unfinished((tp.topic, tp.partition))
+        return unfinished if unfinished is not None else await self._app.consumer.position(tp) or 0
 
     def _flowing(self) -> bool:
         return self._app.flow_control.is_active() and not self._app.rebalancing
 
-    def _on_delivered(self, message: Any) -> None:
-        if self._is_current(message):
-            at = (message.topic, message.partition)
-            self._finished.setdefault(at, message.offset - 1)
-            self._delivered[at] = message.offset
-
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
-        self._delivered.clear()
-        self._finished.clear()
-
-    def _is_current(self, message: Any) -> bool:
-        return bool(message.generation_id == self._app.consumer_generation_id)
+        self._intake.progress.clear()
 
     async def _agent(self, stream: Any) -> None:
-        async for events in stream.noack_take(self._batch_size, within=self._batch_seconds):
+        async for taken in self._intake.take(stream):
             if not self._stopping.is_set():
                 self._idle.clear()
                 try:
-                    await self._take(stream, events)
+                    await self._finish(taken)
                 finally:
                     self._idle.set()
             if self._stopping.is_set() or self._defect:
                 # Returning would make Faust start the body again; it is cancelled when the app stops.
                 await asyncio.Event().wait()
 
-    async def _take(self, stream: Any, events: Sequence[Any]) -> None:
+    async def _finish(self, taken: Taken) -> None:
         """One batch, then its commit. Never raises: Faust would acknowledge, skip, or get stuck."""
-        message_of = {}
-        records = []
-        for event in events:
-            record = self._record(event.message)
-            message_of[record.source] = event
-            records.append(record)
-
-        async def finish(record: Record) -> None:
-            await self._finish(stream, message_of[record.source])
-
-        batch = Batch(records, lambda record: self._is_current(message_of[record.source].message), finish)
         try:
-            await self._batches.run(batch)
-            await self._app.commit({event.message.topic for event in events})
-        except Stopped:
-            log.info("stopped while waiting; the batch will be read again", group=self._app.conf.id)
+            try:
+                await self._batches.run(taken.batch)
+            except Stopped:
+                log.info("stopped while waiting; the rest will be read again", group=self._app.conf.id)
+            await taken.commit()
         except Exception:
             log.exception("stream failed; its consumer is built anew", group=self._app.conf.id)
             self._defect = True
 
-    async def _finish(self, stream: Any, event: Any) -> None:
-        message = event.message
-        message.decref()  # ours; the next is Faust's, and the last one marks the offset as done
-        await stream.ack(event)
-        if self._is_current(message):
-            self._finished[message.topic, message.partition] = message.offset
 
-    def _record(self, message: Any) -> Record:
-        topic = plain_name(self._kafka, message.topic)
-        source = Source(topic, message.partition, message.offset, message.timestamp)
-        return Record(source, message.key, message.value, tuple(message.headers or ()))
-
-
-def _create_app(group: str, worker: str, kafka: KafkaSettings) -> Any:
-    return faust.App(
+def _create_app(group: str, worker: str, kafka: KafkaSettings, batch_size: int) -> Any:
+    app = faust.App(
         group,
         broker=[f"kafka://{address.strip()}" for address in kafka.bootstrap.split(",")],
         broker_credentials=_credentials(kafka),
@@ -204,6 +152,8 @@ def _create_app(group: str, worker: str, kafka: KafkaSettings) -> Any:
         broker_rebalance_timeout=kafka.rebalance_timeout_seconds,
         broker_commit_interval=COMMIT_SECONDS,
         broker_max_poll_interval=POLL_PATIENCE_SECONDS,
+        broker_max_poll_records=batch_size if kafka.whole_fetches else None,
+        stream_buffer_maxsize=FETCHES_AHEAD if kafka.whole_fetches else MESSAGES_AHEAD,
         stream_wait_empty=False,
         stream_recovery_delay=0.0,
         topic_allow_declare=False,
@@ -215,6 +165,9 @@ def _create_app(group: str, worker: str, kafka: KafkaSettings) -> Any:
             tempfile.gettempdir(), f"finestream-faust-{os.getuid()}"
         ),  # Faust makes it; nothing is written there
     )
+    if kafka.whole_fetches:
+        app.transport = FetchTransport(app.conf.broker_consumer, app)
+    return app
 
 
 def _credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SSLCredentials | None:

@@ -35,6 +35,7 @@ class KafkaSettings(BaseSettings):
     topic_prefix: str = Field("", max_length=64, description="in front of every topic and group: several on one Kafka")
     session_timeout_seconds: float = Field(6.0, gt=0, description="after which a silent worker is taken for dead")
     rebalance_timeout_seconds: float = Field(10.0, gt=0, description="for workers to join a rebalance")
+    whole_fetches: bool = Field(True, description="hand fetches to agents whole; false: Faust's own way, slower")
 
 
 class GrpcSettings(BaseSettings):

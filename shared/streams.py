@@ -45,7 +45,7 @@ class Stream:
 
     def __init__(
         self, name: str, topics: Sequence[str], handle: Handler, *, kafka: KafkaSettings, producer: Producer,
-        health: Health, worker: str = "0", batch_size: int = 200, batch_seconds: float = 0.02,
+        health: Health, worker: str = "0", batch_size: int = 200,
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:  # fmt: skip
         if not dead_letters.have_topic(topics):
@@ -58,7 +58,6 @@ class Stream:
         self._health = health
         self._worker = worker
         self._batch_size = batch_size
-        self._batch_seconds = batch_seconds
         self._beat = health.watch(self._watched, stuck_seconds)
         self._stopping = asyncio.Event()
         self._flowing = asyncio.Event()
@@ -106,7 +105,6 @@ class Stream:
         batches = Batches(self._name, name_of(self._kafka, self._name), self._handle, self._producer, stopping)
         session = Session(
             self._name, self._topics, self._kafka, self._worker, batches, stopping, self._batch_size,
-            self._batch_seconds,
         )  # fmt: skip
         return session, batches
 

@@ -149,8 +149,7 @@ def _stream(
     settings = runtime.settings
     return Stream(
         name, names, handle, kafka=settings.kafka, producer=producer, health=runtime.health, worker=settings.worker,
-        batch_size=settings.batch_size, batch_seconds=settings.batch_seconds,
-        stuck_seconds=settings.progress_timeout_seconds,
+        batch_size=settings.batch_size, stuck_seconds=settings.progress_timeout_seconds,
     )  # fmt: skip
 
 

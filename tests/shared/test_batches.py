@@ -82,11 +82,11 @@ def test_every_record_ends_once_and_in_order(kinds: list[str], seed: int) -> Non
     chance = random.Random(seed)
     post, store, finished = Post(chance), Store(chance), list[int]()
 
-    async def finish(done: Record) -> None:
-        offset = done.source.offset
-        ended = store.effects if kinds[offset] == "good" else [at for at, _ in post.letters]
-        assert offset in ended, "finished only after the effect or the letter"
-        finished.append(offset)
+    async def finish(done: Sequence[Record]) -> None:
+        for offset in (record.source.offset for record in done):
+            ended = store.effects if kinds[offset] == "good" else [at for at, _ in post.letters]
+            assert offset in ended, "finished only after the effect or the letter"
+            finished.append(offset)
 
     asyncio.run(make(store, post).run(Batch(records, lambda _: True, finish)))
     assert finished == list(range(len(kinds)))
@@ -103,8 +103,8 @@ async def test_what_is_not_ours_any_more_is_neither_handled_nor_finished() -> No
         ours = False  # a rebalance takes the partition away while we wait
         raise Unavailable("down")
 
-    async def finish(done: Record) -> None:
-        finished.append(done.source.offset)
+    async def finish(done: Sequence[Record]) -> None:
+        finished.extend(record.source.offset for record in done)
 
     post = Post(random.Random(1))
     batch = Batch([record(i, kind) for i, kind in enumerate(["poison", "good", "good"])], lambda _: ours, finish)
@@ -118,7 +118,7 @@ async def test_a_handler_that_refuses_what_it_was_not_given_loses_nothing() -> N
     async def handle(_: Sequence[Delivery]) -> Sequence[Refused]:
         return [Refused(stranger, "bad_id", "no")]
 
-    async def finish(_: Record) -> None:
+    async def finish(_: Sequence[Record]) -> None:
         pass
 
     post = Post(random.Random(1))
@@ -133,8 +133,8 @@ async def test_a_stop_ends_a_back_off_and_leaves_the_rest() -> None:
         stopping.set()
         raise Unavailable("down")
 
-    async def finish(done: Record) -> None:
-        finished.append(done.source.offset)
+    async def finish(done: Sequence[Record]) -> None:
+        finished.extend(record.source.offset for record in done)
 
     batch = Batch([record(0, "good")], lambda _: True, finish)
     with pytest.raises(Stopped):

@@ -19,6 +19,7 @@ from shared import dead_letters, events, faust_session, stream_metrics, streams,
 from shared.dead_letters import Letter
 from shared.errors import Unavailable
 from shared.events import Interaction
+from shared.faust_fetches import Fetch
 from shared.kafka import Producer, client_options, ensure_topics
 from shared.local.broker import Broker
 from shared.service import Health
@@ -264,7 +265,11 @@ async def test_order_holds_in_every_partition(kafka_settings: KafkaSettings, run
         assert seen == list(range(len(seen)))
 
 
-async def test_sigkill_at_random_points_loses_nothing(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole_fetches", ["true", pytest.param("false", marks=pytest.mark.slow)])
+async def test_sigkill_at_random_points_loses_nothing(
+    kafka_settings: KafkaSettings, whole_fetches: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FINESTREAM_KAFKA_WHOLE_FETCHES", whole_fetches)
     chance = random.Random(11)
     records = [raw(f"e{i}", chance.randrange(4)) for i in range(4000)]
     for at in range(50, 4000, 400):
@@ -312,11 +317,12 @@ def count(effects: Path) -> int:
 
 
 @pytest.mark.parametrize("kafka_partitions", [3])
+@pytest.mark.parametrize("whole_fetches", [True, pytest.param(False, marks=pytest.mark.slow)])
 async def test_a_worker_that_joins_shares_the_partitions_and_loses_nothing(
-    kafka_settings: KafkaSettings, running: Start
+    kafka_settings: KafkaSettings, running: Start, whole_fetches: bool
 ) -> None:
     # Three partitions: dealing them out in turn, topic after topic, would part those that belong together.
-    kafka = kafka_settings
+    kafka = kafka_settings.model_copy(update={"whole_fetches": whole_fetches})
     both = [topics.INTERACTIONS, topics.ERASURES]
     erasure = events.encode(events.Erasure(user_id="u", erased_at=NOW))
     names = [f"e{i}" for i in range(400)]
@@ -326,9 +332,9 @@ async def test_a_worker_that_joins_shares_the_partitions_and_loses_nothing(
 
     first, second = Seen(slow), Seen(slow)
     await produce(kafka, topics.INTERACTIONS, [raw(n, i % 3) for i, n in enumerate(names)])
-    async with running(first, topics=both, batch_size=10):
+    async with running(first, kafka=kafka, topics=both, batch_size=10):
         await until(lambda: len(first.deliveries) > 50, 20, "the first worker works")
-        async with running(second, topics=both, worker="1", batch_size=10):
+        async with running(second, kafka=kafka, topics=both, worker="1", batch_size=10):
             placed = await produce(kafka, topics.INTERACTIONS, [raw(f"n{i}", i % 3) for i in range(200)])
             await until(lambda: drained(kafka, placed), 40, "both finish everything")
             shared = len(first.deliveries), len(second.deliveries)
@@ -346,8 +352,9 @@ async def test_a_worker_that_joins_shares_the_partitions_and_loses_nothing(
 
 
 @pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("whole_fetches", [True, False])
 async def test_what_faust_skips_after_a_rebalance_is_never_acknowledged(
-    kafka_settings: KafkaSettings, running: Start, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    kafka_settings: KafkaSettings, running: Start, whole_fetches: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Where Faust comes without its compiled part, it acknowledges a message of an older generation without handing
     # it out; committed, it would be lost.
@@ -363,12 +370,12 @@ async def test_what_faust_skips_after_a_rebalance_is_never_acknowledged(
     handle = Seen()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(faust_session.Session, "start", remember)
-        async with running(handle):
+        async with running(handle, kafka=kafka_settings.model_copy(update={"whole_fetches": whole_fetches})):
             app = session[0]._app
             await produce(kafka_settings, topics.INTERACTIONS, [raw("a"), raw("b")])
             await until(lambda: handle.names == ["a", "b"], 20, "the stream works")
             (channel,) = app.topics
-            message = await stale_message(app, channel)
+            message = await stale_message(app, channel, Fetch([], app.consumer.epoch - 1) if whole_fetches else b"{}")
             await until(lambda: channel.queue.empty(), 5, "Faust has taken the stale message")
             await produce(kafka_settings, topics.INTERACTIONS, [raw("c")])
             await until(lambda: handle.names == ["a", "b", "c"], 20, "the stream goes on without it")
@@ -376,13 +383,13 @@ async def test_what_faust_skips_after_a_rebalance_is_never_acknowledged(
             assert message.offset not in app.consumer._acked_index[message.tp]
 
 
-async def stale_message(app: Any, channel: Any) -> Any:
+async def stale_message(app: Any, channel: Any, value: Any) -> Any:
     """Put a message as of an earlier generation on the agent's queue, as the conductor would."""
     from faust.types.tuples import TP, ConsumerMessage
 
     tp = TP(next(iter(channel.topics)), 0)
     message = ConsumerMessage(
-        tp.topic, 0, 999, NOW, 1, [], b"u", b"{}", None, 1, 2, tp, generation_id=app.consumer_generation_id - 1
+        tp.topic, 0, 999, NOW, 1, [], b"u", value, None, 1, 2, tp, generation_id=app.consumer_generation_id - 1
     )
     message.incref(1)
     await channel.queue.put(await channel.decode(message))
