@@ -3,11 +3,13 @@
 import asyncio
 import ssl
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError, for_code
+from aiokafka.partitioner import DefaultPartitioner, murmur2
 
 from shared import events, fetch_pause, logs, topics
 from shared.errors import InvalidRequest, Unavailable
@@ -19,6 +21,7 @@ Headers = Sequence[tuple[str, bytes]]
 START_SECONDS = 60.0
 SEND_SECONDS = 15.0
 HOUR_MS = 3_600_000
+HASHED_KEYS = 100_000
 log = logs.get(__name__)
 fetch_pause.install()  # every client gets its options here, so every consumer is paced
 
@@ -138,7 +141,7 @@ class Producer:
     async def start(self) -> None:
         self._producer = AIOKafkaProducer(
             **client_options(self._settings), acks="all", enable_idempotence=True, linger_ms=self._linger_ms,
-            max_batch_size=256 * 1024, request_timeout_ms=10_000,
+            max_batch_size=256 * 1024, request_timeout_ms=10_000, partitioner=_Partitioner(),
         )  # fmt: skip
         await self._producer.start()
 
@@ -153,30 +156,53 @@ class Producer:
 
     async def send_all(self, batch: Sequence[tuple[str, Event]]) -> list[Source]:
         """Write many events, in order per partition, and wait for all of them."""
-        pending = [await self._enqueue(topic, events.key_of(e), events.encode(e), ()) for topic, e in batch]
-        return [await self._acknowledged(topic, future) for (topic, _), future in zip(batch, pending, strict=True)]
+        return await self._send_all([(topic, events.key_of(e), events.encode(e), ()) for topic, e in batch])
 
     async def send_raw(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> Source:
         """As send, for bytes that are passed on as they came (dead letters)."""
-        return await self._acknowledged(topic, await self._enqueue(topic, key, value, headers))
+        [source] = await self._send_all([(topic, key, value, headers)])
+        return source
 
-    async def _enqueue(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> Any:
+    async def _send_all(self, records: Sequence[tuple[str, bytes | None, bytes | None, Headers]]) -> list[Source]:
+        futures = await self._enqueue(records)
+        # Not cancelled with us: what is in flight may be written in any case.
+        _, late = await asyncio.wait(futures, timeout=SEND_SECONDS) if futures else (set(), set())
+        if late:
+            raise Unavailable(f"Kafka did not acknowledge the record: {len(late)} of {len(futures)} are late")
+        failed = [error for future in futures if (error := future.exception()) is not None]
+        if failed:
+            raise Unavailable(f"Kafka did not acknowledge the record: {type(failed[0]).__name__}") from failed[0]
+        return [
+            Source(topic, placed.partition, placed.offset, placed.timestamp / 1000.0)
+            for (topic, *_), placed in zip(records, (future.result() for future in futures), strict=True)
+        ]
+
+    async def _enqueue(
+        self, records: Sequence[tuple[str, bytes | None, bytes | None, Headers]]
+    ) -> list[asyncio.Future[Any]]:
         if self._producer is None:
             raise RuntimeError("the producer has not been started")
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                return await self._producer.send(
-                    name_of(self._settings, topic), value=value, key=key, headers=list(headers)
-                )
+                return [
+                    await self._producer.send(
+                        name_of(self._settings, topic), value=value, key=key, headers=list(headers)
+                    )
+                    for topic, key, value, headers in records
+                ]
         except MessageSizeTooLargeError as error:
             raise InvalidRequest(f"the record is too large for Kafka: {error}") from error
         except (KafkaError, TimeoutError) as error:
             raise Unavailable(f"Kafka did not take the record: {type(error).__name__}") from error
 
-    async def _acknowledged(self, topic: str, future: Any) -> Source:
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                metadata = await asyncio.shield(future)
-        except (KafkaError, TimeoutError) as error:
-            raise Unavailable(f"Kafka did not acknowledge the record: {type(error).__name__}") from error
-        return Source(topic, metadata.partition, metadata.offset, metadata.timestamp / 1000.0)
+
+class _Partitioner(DefaultPartitioner):  # type: ignore[misc]  # aiokafka has no types
+    """Kafka's own, remembered: aiokafka hashes in Python, 10 us a key."""
+
+    def __init__(self) -> None:
+        self._hash = lru_cache(maxsize=HASHED_KEYS)(murmur2)
+
+    def __call__(self, key: bytes | None, all_partitions: list[int], available: list[int]) -> int:
+        if key is None:
+            return int(super().__call__(key, all_partitions, available))
+        return all_partitions[(int(self._hash(key)) & 0x7FFFFFFF) % len(all_partitions)]

@@ -46,7 +46,7 @@ class ItemsHandler:
             after = self._join(groups, before)
             changed = [item for item in after.values() if not _unchanged(before.get(item.item_id), item)]
             deferred = self._announcer.deferred([item.item_id for item in changed], time.monotonic())
-            written = await self._items.write(changed, {item_id: {DUE: YES} for item_id in deferred})
+            written = await self._items.write(changed, before, {item_id: {DUE: YES} for item_id in deferred})
             told = [(written.get(item_id, after[item_id]), group.changes) for item_id, group in groups.items()]
             await self._announcer.tell(told, deferred)
         return refused

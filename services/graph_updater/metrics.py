@@ -26,7 +26,7 @@ EDGES: Final = Counter(
 ANNOUNCED: Final = Counter("finestream_graph_updater_announced_total", "Item states that Kafka has acknowledged")
 UNANNOUNCED: Final = Gauge("finestream_graph_updater_unannounced_items", "Items whose newest state is to be announced")
 DIRTY: Final = Gauge(
-    "finestream_graph_updater_dirty_users", "Users whose vector waits for the vectors of some of their items"
+    "finestream_graph_updater_dirty_users", "Users whose vector is to be made of what they have met since"
 )
 DIRTY_DROPPED: Final = Counter(
     "finestream_graph_updater_dirty_dropped_total", "Users given up, or pushed out by newer ones, until their next fact"

@@ -29,13 +29,17 @@ GET_NODES: Final = 1000
 
 @dataclass(frozen=True)
 class Kind(Generic[State]):
-    """What users and items do differently. `describe` gives what is written beside a state."""
+    """What users and items do differently. `vectors` and `fields` give what is written beside a state, and
+    `keeps_vectors` says that those of an earlier state may stay.
+    """
 
     name: KindName
     id_of: Callable[[State], str]
     decode: Callable[[bytes], State]
     merge: Callable[[State, State], State]
-    describe: Callable[[State], tuple[dict[VectorName, Floats], dict[str, str | list[str]]]]
+    vectors: Callable[[State], dict[VectorName, Floats]]
+    fields: Callable[[State], dict[str, str | list[str]]]
+    keeps_vectors: Callable[[State, State], bool]  # before, after
 
 
 class Nodes(Generic[State]):
@@ -59,17 +63,21 @@ class Nodes(Generic[State]):
         return known | {node: state for node, (state, _) in (await self._stored(unknown)).items()}
 
     async def write(
-        self, states: Sequence[State], fields: Mapping[str, Mapping[str, str]] | None = None
+        self,
+        states: Sequence[State],
+        before: Mapping[str, State],
+        fields: Mapping[str, Mapping[str, str]] | None = None,
     ) -> dict[str, State]:
         """Write states of distinct nodes, each as its next version; returns what stands, by id.
 
+        `before` are those of them that were there, as `load` gave them: most vectors need not be made again.
         `fields` are further fields of some of them, by id. Returns when the store has acknowledged all.
         """
         written: dict[str, State] = {}
         pending = {self._kind.id_of(state): state for state in states}
         while pending:
             pending = {node: _next_version(state) for node, state in pending.items()}
-            rows = [self._row(node, state, fields or {}) for node, state in pending.items()]
+            rows = [self._row(node, state, before.get(node), fields or {}) for node, state in pending.items()]
             newer = await self._store.put(self._kind.name, rows)
             for row in rows:
                 if row.id not in newer:
@@ -79,13 +87,15 @@ class Nodes(Generic[State]):
             pending = {
                 node: self._kind.merge(state, self._kind.decode(newer[node].state)) for node, state in pending.items()
             }
+            before = {}  # another writer's vectors are not those of the joined state
         metrics.WRITES.labels(self._kind.name).inc(len(written))
         metrics.CACHE_BYTES.labels(self._kind.name).set(self._cache.bytes)
         return written
 
-    def _row(self, node: str, state: State, fields: Mapping[str, Mapping[str, str]]) -> Row:
-        vectors, own = self._kind.describe(state)
-        return Row(node, state.version, to_bytes(state), vectors, {**own, **fields.get(node, {})})
+    def _row(self, node: str, state: State, before: State | None, fields: Mapping[str, Mapping[str, str]]) -> Row:
+        keeps = before is not None and self._kind.keeps_vectors(before, state)
+        vectors = None if keeps else self._kind.vectors(state)
+        return Row(node, state.version, to_bytes(state), vectors, {**self._kind.fields(state), **fields.get(node, {})})
 
     def _cached(self, ids: Sequence[str]) -> tuple[dict[str, State], list[str]]:
         known = {node: state for node in ids if (state := self._cache.get(node)) is not None}
@@ -107,22 +117,42 @@ class Nodes(Generic[State]):
 
 
 def users(store: Store, derived: Derived, cache_bytes: int) -> Nodes[UserState]:
-    def describe(user: UserState) -> tuple[dict[VectorName, Floats], dict[str, str | list[str]]]:
-        return {"semantic": derived.user_semantic(user), "opinion": derived.opinion(user.reviews)}, {}
+    def vectors(user: UserState) -> dict[VectorName, Floats]:
+        return {"semantic": derived.user_semantic(user), "opinion": derived.opinion(user.reviews)}
 
-    kind: Kind[UserState] = Kind("users", lambda user: user.user_id, user_from_bytes, fold.merge_users, describe)
-    return Nodes(kind, store, cache_bytes)
+    def keeps_vectors(before: UserState, after: UserState) -> bool:
+        # What interactions change is left to the sweep, which makes it once for many facts. Nothing is left of what
+        # was erased.
+        return before.reviews == after.reviews and before.erased_at == after.erased_at
+
+    return Nodes(
+        Kind("users", lambda u: u.user_id, user_from_bytes, fold.merge_users, vectors, lambda _: {}, keeps_vectors),
+        store,
+        cache_bytes,
+    )
 
 
 def items(store: Store, derived: Derived, cached: ItemVectors, cache_bytes: int) -> Nodes[ItemNode]:
-    def describe(item: ItemNode) -> tuple[dict[VectorName, Floats], dict[str, str | list[str]]]:
+    def vectors(item: ItemNode) -> dict[VectorName, Floats]:
         semantic = derived.item_semantic(item)
-        cached.put(item.item_id, semantic)
-        reviewers = sorted({slot.other_id for slot in item.reviews if not slot.erased_at})
-        return {"semantic": semantic, "opinion": derived.opinion(item.reviews)}, {REVIEWERS: reviewers}
+        if item.semantics is not None and item.semantics.vector:
+            cached.put_quantised(item.item_id, item.semantics.vector)
+        else:
+            cached.put(item.item_id, semantic)
+        return {"semantic": semantic, "opinion": derived.opinion(item.reviews)}
 
-    kind: Kind[ItemNode] = Kind("items", lambda item: item.item_id, item_from_bytes, fold.merge_items, describe)
-    return Nodes(kind, store, cache_bytes)
+    def fields(item: ItemNode) -> dict[str, str | list[str]]:
+        reviewers = sorted({slot.other_id for slot in item.reviews if not slot.erased_at})
+        return {REVIEWERS: reviewers} if reviewers else {}
+
+    def keeps_vectors(before: ItemNode, after: ItemNode) -> bool:
+        return before.reviews == after.reviews and before.semantics == after.semantics
+
+    return Nodes(
+        Kind("items", lambda i: i.item_id, item_from_bytes, fold.merge_items, vectors, fields, keeps_vectors),
+        store,
+        cache_bytes,
+    )
 
 
 def _next_version(state: State) -> State:

@@ -4,6 +4,7 @@ Two adapters stand behind one Protocol, and one test-suite holds for both: `stor
 this process) and `store_qdrant.py` (a Qdrant server). A collection is named `<kind>__<space>`.
 """
 
+import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,12 +30,14 @@ _NAMESPACE: Final = uuid.UUID("6f1dd1a6-3d1c-5b0e-9c55-8f5b1b4f5f0a")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A node to write. Vectors of length 0 are left out; `fields` are what `find` looks at."""
+    """A node to write. Vectors of length 0 are left out, and where there are None those of the node as it is there
+    stay; `fields` are what `find` looks at.
+    """
 
     id: str
     version: int
     state: bytes
-    vectors: Mapping[VectorName, Floats]  # semantic (E,), opinion (A * c,)
+    vectors: Mapping[VectorName, Floats] | None  # semantic (E,), opinion (A * c,)
     fields: Mapping[str, str | list[str]] = field(default_factory=dict)
 
 
@@ -61,6 +64,9 @@ class Store(Protocol):
         A row is refused where a version not lower than its own is there, as after a rebalance left two writers:
         join the two states and write again. Ids are distinct.
         """
+
+    async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, Floats]) -> None:
+        """Put one vector of known nodes, none of length 0, in the place of what is there, whatever their version."""
 
     async def vectors(self, kind: KindName, ids: Sequence[str], name: VectorName) -> dict[str, Floats]:
         """Unit vectors of those nodes that have one, by id."""
@@ -92,4 +98,9 @@ def dimensions(space: Space) -> dict[VectorName, int]:
 
 def point_id(node_id: str) -> str:
     """Qdrant takes only UUIDs and integers; the id itself is kept beside the state."""
-    return str(uuid.uuid5(_NAMESPACE, node_id))
+    # uuid.uuid5, which takes 12 us where this takes 2.
+    digest = bytearray(hashlib.sha1(_NAMESPACE.bytes + node_id.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -147,12 +147,23 @@ class EdgeStore(Store):
         return {node: Stored(version, base64.b64decode(state)) for node, version, state in rows}
 
     async def put(self, kind: KindName, rows: Sequence[Row]) -> dict[str, Stored]:
+        whole = [row for row in rows if row.vectors is not None]
         operations = [
-            edge.UpdateOperation.upsert_points([_point(row) for row in rows[start : start + UPSERT_POINTS]])
-            for start in range(0, len(rows), UPSERT_POINTS)
+            edge.UpdateOperation.upsert_points([_point(row) for row in whole[start : start + UPSERT_POINTS]])
+            for start in range(0, len(whole), UPSERT_POINTS)
+        ]
+        operations += [
+            edge.UpdateOperation.overwrite_payload([point_id(row.id)], _payload(row))
+            for row in rows
+            if row.vectors is None
         ]
         await self._shards[kind].update("put", operations)
         return {}
+
+    async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, Floats]) -> None:
+        points = [edge.PointVectors(point_id(node), {name: vector.tolist()}) for node, vector in vectors.items()]
+        if points:
+            await self._shards[kind].update("revise", [edge.UpdateOperation.update_vectors(points)])
 
     async def vectors(self, kind: KindName, ids: Sequence[str], name: VectorName) -> dict[str, Floats]:
         def work(shard: Any) -> list[tuple[str, list[float] | None]]:
@@ -226,8 +237,10 @@ class EdgeStore(Store):
 
 
 def _point(row: Row) -> Any:
-    vectors: dict[Any, Any] = {name: vector.tolist() for name, vector in row.vectors.items() if len(vector)}
+    held = (row.vectors or {}).items()
+    return edge.Point(point_id(row.id), {name: vector.tolist() for name, vector in held if len(vector)}, _payload(row))
+
+
+def _payload(row: Row) -> dict[str, Any]:
     state = base64.b64encode(row.state).decode("ascii")
-    return edge.Point(
-        point_id(row.id), vectors, {"id": row.id, "version": row.version, "state": state, **row.fields}
-    )  # fmt: skip
+    return {"id": row.id, "version": row.version, "state": state, **row.fields}

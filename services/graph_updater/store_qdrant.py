@@ -39,6 +39,7 @@ from shared.service import WrongSetting
 from shared.space import Space
 
 PAGE: Final = 1000
+REVISED: Final = 200  # vectors of one call
 PUT_BYTES: Final = 4 * 1024 * 1024  # of one upsert
 START_SECONDS: Final = 60.0
 CLIENT_ERRORS: Final = range(400, 500)
@@ -100,6 +101,13 @@ class QdrantStore(Store):
         accepted = {record.payload["id"] for record in standing if record.payload.get("token") == token}
         refused = [row.id for row in rows if row.id not in accepted]
         return await self.get(kind, refused) if refused else {}
+
+    async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, Floats]) -> None:
+        points = [models.PointVectors(id=point_id(i), vector={name: v.tolist()}) for i, v in vectors.items()]
+        for start in range(0, len(points), REVISED):
+            await self._call(
+                kind, "revise", self._client.update_vectors(self._names[kind], points[start : start + REVISED])
+            )
 
     async def vectors(self, kind: KindName, ids: Sequence[str], name: VectorName) -> dict[str, Floats]:
         records = await self._retrieve(kind, "vectors", ids, ["id"], [name])
@@ -163,13 +171,21 @@ class QdrantStore(Store):
     async def _upsert(self, kind: KindName, rows: Sequence[Row], token: str) -> None:
         by_version: dict[int, list[models.PointStruct]] = {}
         for row in rows:
-            by_version.setdefault(row.version, []).append(_point(row, token))
-        operations = [
+            if row.vectors is not None:
+                by_version.setdefault(row.version, []).append(_point(row, token))
+        operations: list[Any] = [
             models.UpsertOperation(
                 upsert=models.PointsList(points=points, update_filter=_lower_than(version))
             )
             for version, points in by_version.items()
         ]  # fmt: skip
+        operations += [
+            models.OverwritePayloadOperation(
+                overwrite_payload=models.SetPayload(payload=_payload(row, token), filter=_before(row.id, row.version))
+            )
+            for row in rows
+            if row.vectors is None
+        ]
         await self._call(
             kind,
             "put",
@@ -243,16 +259,26 @@ def _stored(payload: Mapping[str, Any]) -> Stored:
 
 
 def _point(row: Row, token: str) -> models.PointStruct:
+    vectors: dict[Any, Any] = {n: vector.tolist() for n, vector in (row.vectors or {}).items() if len(vector)}
+    return models.PointStruct(id=point_id(row.id), vector=vectors, payload=_payload(row, token))
+
+
+def _payload(row: Row, token: str) -> dict[str, Any]:
     state = base64.b64encode(row.state).decode("ascii")
-    return models.PointStruct(
-        id=point_id(row.id),
-        vector={name: vector.tolist() for name, vector in row.vectors.items() if len(vector)},
-        payload={"id": row.id, "version": row.version, "token": token, "state": state, **row.fields},
-    )
+    return {"id": row.id, "version": row.version, "token": token, "state": state, **row.fields}
 
 
 def _lower_than(version: int) -> models.Filter:
     return models.Filter(must=[models.FieldCondition(key="version", range=models.Range(lt=version))])
+
+
+def _before(node: str, version: int) -> models.Filter:
+    return models.Filter(
+        must=[
+            models.HasIdCondition(has_id=[point_id(node)]),
+            models.FieldCondition(key="version", range=models.Range(lt=version)),
+        ]
+    )
 
 
 def _is(node: str, version: int) -> models.Filter:
@@ -270,7 +296,7 @@ def _parts(rows: Sequence[Row]) -> list[list[Row]]:
     room = 0
     for row in rows:
         # base64 of the state; a number of a vector is up to some 20 characters over REST.
-        size = len(row.state) * 4 // 3 + 20 * sum(map(len, row.vectors.values())) + 512
+        size = len(row.state) * 4 // 3 + 20 * sum(map(len, (row.vectors or {}).values())) + 512
         if not parts or size > room:
             parts.append([])
             room = PUT_BYTES

@@ -8,6 +8,7 @@ blanks the slots that the state still has, so with one in the batch the edges mu
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -30,8 +31,8 @@ FIND_ITEMS = 200  # of an erased user, read together
 
 
 class Dirty(Protocol):
-    def note(self, users: Iterable[UserState]) -> None:
-        """Remember those whose vectors lack some of their items."""
+    def note(self, user_ids: Iterable[str]) -> None:
+        """Remember those whose vectors may lack some of their items."""
 
 
 @dataclass
@@ -69,17 +70,17 @@ class UsersHandler:
             sending = self._send(await self._edges(groups, before, after))
             if any(isinstance(fact, Erasure) for group in groups.values() for fact in group.facts):
                 await sending
-                await self._write(changed)
+                await self._write(changed, before)
             else:
-                await _both(sending, self._write(changed))
+                await _both(sending, self._write(changed, before))
         _observe(groups.values())
         return refused
 
-    async def _write(self, users: Sequence[UserState]) -> None:
+    async def _write(self, users: Sequence[UserState], before: dict[str, UserState]) -> None:
         if users:
-            written = await self._users.write(users)
+            written = await self._users.write(users, before)
             self._changes.tell(written)
-            self._dirty.note(written.values())
+            self._dirty.note(written)
 
     def _group(self, deliveries: Sequence[Delivery]) -> tuple[dict[str, _Group], list[Refused]]:
         groups: dict[str, _Group] = {}
@@ -137,9 +138,14 @@ class UsersHandler:
 
     async def _send(self, edges: Sequence[InteractionEdge | ReviewEdge]) -> None:
         await self._sender.send_all([(topics.ITEM_EDGES, edge) for edge in edges])
-        for edge in edges:
-            review = "blank" if isinstance(edge, ReviewEdge) and edge.erased_at else "review"
-            metrics.EDGES.labels("interaction" if isinstance(edge, InteractionEdge) else review).inc()
+        for kind, count in Counter(map(_kind, edges)).items():
+            metrics.EDGES.labels(kind).inc(count)
+
+
+def _kind(edge: InteractionEdge | ReviewEdge) -> str:
+    if isinstance(edge, InteractionEdge):
+        return "interaction"
+    return "blank" if edge.erased_at else "review"
 
 
 def source_of(delivery: Delivery) -> Source:
@@ -160,8 +166,9 @@ def _unchanged(before: UserState | None, after: UserState) -> bool:
 
 def _observe(groups: Iterable[_Group]) -> None:
     now = time.time()
+    visible = {kind: EVENT_TO_VISIBLE.labels(kind) for kind in ("interaction", "review")}
     for group in groups:
         for fact, source in zip(group.facts, group.sources, strict=True):
             if not isinstance(fact, Erasure):
                 kind = "interaction" if isinstance(fact, Interaction) else "review"
-                EVENT_TO_VISIBLE.labels(kind).observe(max(0.0, now - source.appended_at))
+                visible[kind].observe(max(0.0, now - source.appended_at))

@@ -9,33 +9,63 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from services.graph_updater.cache import Cache
 from services.graph_updater.store import Floats
 from shared.graph.state import ItemNode, ReviewSlot, UserState
 from shared.space import SCALE, Space, quantise
 
 DAY_SECONDS: Final = 86_400.0
-ENTRY_BYTES: Final = 200  # of Python objects around a cached vector
 NONE: Final[Floats] = np.zeros(0, dtype=np.float32)
 
 
 class ItemVectors:
-    """Semantic vectors of items as int8 numbers, the newest known; bounded."""
+    """Semantic vectors of items as int8 numbers, the newest known; of at most `max_items`, the first to come goes."""
 
     def __init__(self, space: Space, max_items: int) -> None:
-        self._cache: Cache[bytes] = Cache(max_items * (space.embedding_dim + ENTRY_BYTES))
+        self._max_items = max_items
+        self._row_of: dict[str, int] = {}
+        self._matrix: NDArray[np.int8] = np.zeros((min(max_items, 1024), space.embedding_dim), dtype=np.int8)  # (n, E)
+        self._free: list[int] = list(range(len(self._matrix)))
 
-    def get(self, item_id: str) -> bytes | None:
-        return self._cache.get(item_id)
+    def __contains__(self, item_id: str) -> bool:
+        return item_id in self._row_of
+
+    def rows(self, item_ids: Iterable[str]) -> list[int | None]:
+        """Where each item's vector lies, for `take`; None for what is not known."""
+        return [self._row_of.get(item_id) for item_id in item_ids]
+
+    def take(self, rows: Sequence[int]) -> Floats:
+        """(n, E)"""
+        return self._matrix[rows].astype(np.float32)
 
     def put(self, item_id: str, vector: Floats) -> None:
         """`vector` (E,), or (0,) for an item that has none, which is forgotten."""
         if len(vector):
-            (data,) = quantise(vector[None])
-            self._cache.put(item_id, data, len(data) + ENTRY_BYTES)
+            self.put_quantised(item_id, quantise(vector[None])[0])
         else:
-            self._cache.drop(item_id)
+            self._drop(item_id)
+
+    def put_quantised(self, item_id: str, vector: bytes) -> None:
+        """E int8 numbers."""
+        row = self._row_of.get(item_id)
+        if row is None:
+            row = self._row_of[item_id] = self._free_row()
+        self._matrix[row] = np.frombuffer(vector, dtype=np.int8)
+
+    def _free_row(self) -> int:
+        if not self._free and len(self._matrix) < self._max_items:
+            held = len(self._matrix)
+            grown = np.zeros((min(2 * held, self._max_items), self._matrix.shape[1]), dtype=np.int8)
+            grown[:held] = self._matrix
+            self._matrix = grown
+            self._free.extend(range(held, len(grown)))
+        return self._free.pop() if self._free else self._row_of.pop(next(iter(self._row_of)))
+
+    def _drop(self, item_id: str) -> None:
+        row = self._row_of.pop(item_id, None)
+        if row is not None:
+            self._free.append(row)
 
 
 class Derived:
@@ -56,16 +86,17 @@ class Derived:
 
     def user_semantic(self, user: UserState) -> Floats:
         """(E,), of the items whose vectors are in memory."""
-        met = [(vector, ts) for item_id, ts in _met(user) if (vector := self._items.get(item_id)) is not None]
-        if not met:
+        rows = self._items.rows(_met(user))
+        known = [row for row in rows if row is not None]
+        if not known:
             return NONE
-        times = np.array([ts for _, ts in met])
+        times = np.array([ts for row, ts in zip(rows, _times(user), strict=True) if row is not None])
         weights: Floats = np.exp2((times - times.max()) / self._half_life).astype(np.float32)  # (n,)
-        return _normal(weights @ _matrix([vector for vector, _ in met]))
+        return _normal(weights @ self._items.take(known))
 
     def missing_items(self, user: UserState) -> set[str]:
         """The user's items whose vectors are not in memory."""
-        return {item_id for item_id, _ in _met(user) if self._items.get(item_id) is None}
+        return {item_id for item_id in _met(user) if item_id not in self._items}
 
     def opinion(self, reviews: Iterable[ReviewSlot]) -> Floats:
         """(A * c,)"""
@@ -80,11 +111,13 @@ class Derived:
         return mean if mean.any() else NONE
 
 
-def _met(user: UserState) -> Iterable[tuple[str, float]]:
-    for slot in user.interactions:
-        yield slot.item_id, slot.ts
-    for review in user.reviews:
-        yield review.other_id, review.ts
+def _met(user: UserState) -> list[str]:
+    return [slot.item_id for slot in user.interactions] + [slot.other_id for slot in user.reviews]
+
+
+def _times(user: UserState) -> list[float]:
+    """Beside _met."""
+    return [slot.ts for slot in user.interactions] + [slot.ts for slot in user.reviews]
 
 
 def _matrix(rows: Sequence[bytes]) -> Floats:

@@ -6,6 +6,7 @@ an exactly-once result. graph_updater, rebuild, trainer and evaluation all fold 
 """
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -211,15 +212,14 @@ def _join_interaction(slots: dict[str, InteractionSlot], fact: Interaction) -> N
     _keep_newest(slots, InteractionSlot(fact.ts, fact.event_id, fact.item_id, fact.kind))
 
 
+_interaction_order = attrgetter("ts", "event_id", "item_id", "kind")  # written in C: it is what a fold does most
+
+
 def _keep_newest(slots: dict[str, InteractionSlot], slot: InteractionSlot) -> None:
     # One event_id with two contents is a producer's mistake; the larger one wins, whatever came first.
     held = slots.get(slot.event_id)
     if held is None or _interaction_order(slot) > _interaction_order(held):
         slots[slot.event_id] = slot
-
-
-def _interaction_order(slot: InteractionSlot) -> tuple[float, str, str, str]:
-    return (slot.ts, slot.event_id, slot.item_id, slot.kind)
 
 
 def _newest_interactions(slots: Iterable[InteractionSlot], erased_at: float) -> tuple[InteractionSlot, ...]:
@@ -266,7 +266,7 @@ def _version(slot: ReviewSlot) -> tuple[float, bool, float, float, int, str, flo
 
 
 def _newest_reviews(slots: Iterable[ReviewSlot]) -> tuple[ReviewSlot, ...]:
-    ordered = sorted(slots, key=lambda slot: (slot.place, slot.review_id, slot.other_id), reverse=True)
+    ordered = sorted(slots, key=attrgetter("place", "review_id", "other_id"), reverse=True)
     return tuple(ordered[:MAX_REVIEWS])
 
 

@@ -20,7 +20,7 @@ from shared import space, topics
 from shared.events import Event, Interaction, ItemSemantics, Opinions, Pair, Source
 from tests.services.graph_updater.doubles import BASE, Recorder, deliver
 
-USERS, ITEMS, BATCH = 2000, 1000, 200
+USERS, ITEMS, BATCH = 2000, 1000, 2000
 
 
 def history(count: int, chance: random.Random) -> list[Event]:

@@ -1,7 +1,7 @@
 """Test doubles of graph_updater's neighbours: a store in a dict, a producer that records, and facts to feed them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,13 +49,22 @@ class MemoryStore(Store):
             held = self.rows[kind].get(row.id)
             if held is not None and held.version >= row.version and not self.exclusive:
                 newer[row.id] = Stored(held.version, held.state)
+            elif row.vectors is None:
+                assert held is not None, "only what is there can keep its vectors"
+                self.rows[kind][row.id] = replace(row, vectors=held.vectors)
             else:
                 self.rows[kind][row.id] = row
         return newer
 
+    async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, Floats]) -> None:
+        self._answer()
+        for i, vector in vectors.items():
+            row = self.rows[kind][i]
+            self.rows[kind][i] = replace(row, vectors={**(row.vectors or {}), name: vector})
+
     async def vectors(self, kind: KindName, ids: Sequence[str], name: VectorName) -> dict[str, Floats]:
         self._answer()
-        found = {i: self.rows[kind][i].vectors.get(name) for i in ids if i in self.rows[kind]}
+        found = {i: (self.rows[kind][i].vectors or {}).get(name) for i in ids if i in self.rows[kind]}
         return {i: v / np.linalg.norm(v) for i, v in found.items() if v is not None and len(v)}
 
     async def similar(

@@ -77,6 +77,29 @@ async def test_a_newer_version_replaces_the_whole_row(store: Store) -> None:
     assert await store.count("items") == 1
 
 
+async def test_a_row_without_vectors_leaves_those_of_the_node_and_replaces_all_else(store: Store) -> None:
+    await store.put("items", [row("a", 1, b"old", reviewers=["u"], due=YES), row("b", 1)])
+    kept = Row("a", 2, b"new", None, {REVIEWERS: ["v"]})
+    assert await store.put("items", [kept, row("c", 1)]) == {}
+    assert await store.get("items", ["a", "c"]) == {"a": Stored(2, b"new"), "c": Stored(1, b"\x00state\xff")}
+    np.testing.assert_allclose((await store.vectors("items", ["a"], "semantic"))["a"], [1, 0, 0, 0], atol=1e-6)
+    assert await store.find("items", REVIEWERS, "v") == ["a"]
+    assert await store.find("items", REVIEWERS, "u") == []
+    assert await store.find("items", DUE, YES) == []
+    assert await store.count("items") == 3
+
+
+async def test_one_vector_is_revised_and_the_rest_of_the_row_stays(store: Store) -> None:
+    await store.put("users", [row("a", 3), row("none", vectors={"semantic": floats()})])
+    await store.revise("users", "semantic", {"a": floats(0, 3, 4, 0), "none": floats(0, 0, 0, 2)})
+    await store.revise("users", "semantic", {})
+    found = await store.vectors("users", ["a", "none"], "semantic")
+    np.testing.assert_allclose(found["a"], [0, 0.6, 0.8, 0], atol=1e-6)
+    np.testing.assert_allclose(found["none"], [0, 0, 0, 1], atol=1e-6)
+    np.testing.assert_allclose((await store.vectors("users", ["a"], "opinion"))["a"], [1, 0, 0, 0, 0, 0], atol=1e-6)
+    assert await store.get("users", ["a"]) == {"a": Stored(3, b"\x00state\xff")}
+
+
 async def test_vectors_come_back_as_unit_vectors(store: Store) -> None:
     long, none = row("long", vectors={"semantic": floats(0, 3, 4, 0)}), row("none", vectors={"semantic": floats()})
     await store.put("items", [long, none])
@@ -120,6 +143,7 @@ async def test_a_shared_store_refuses_a_version_that_is_not_higher_and_returns_w
     for version in (4, 5):
         newer = await store.put("users", [row("a", version, b"mine"), row("b", 2, b"two"), row("c", 1, b"new")])
         assert newer["a"] == Stored(5, b"five")
+        assert await store.put("users", [Row("a", version, b"mine", None)]) == {"a": Stored(5, b"five")}
         await store.put("users", [row("b", 1, b"x")])
     assert await store.put("users", [row("a", 6, b"six")]) == {}
     assert await store.get("users", ["a", "b", "c"]) == {

@@ -111,7 +111,7 @@ async def test_an_erasure_blanks_the_users_slots_and_those_that_only_the_items_k
     for n in range(MAX_REVIEWS + 3):
         (slot,) = built.item(f"i{n}").reviews
         assert (slot.erased_at, slot.pairs, slot.vector) == (BASE + 1000, (), b"")
-        assert built.store.rows["items"][f"i{n}"].fields["reviewers"] == []
+        assert built.store.rows["items"][f"i{n}"].fields.get("reviewers", []) == []
     assert (built.user().reviews, built.user().erased_at) == ((), BASE + 1000)
     assert len(built.store.rows["users"]["u"].vectors["opinion"]) == 0
 
@@ -223,12 +223,31 @@ async def test_a_user_whose_items_had_no_vector_yet_gets_one_from_the_sweep() ->
     await built.graph.on_users([deliver(click(1, item="late"))])
     assert len(built.store.rows["users"]["u"].vectors["semantic"]) == 0
     far = 1e9
-    assert await built.graph.sweep.step(far) == 0
+    assert await built.graph.sweep.step(far) == 1
+    assert len(built.store.rows["users"]["u"].vectors["semantic"]) == 0
     await built.graph.on_items([deliver(semantics("late"))])
     assert await built.graph.sweep.step(2 * far) == 1
     np.testing.assert_allclose(built.store.rows["users"]["u"].vectors["semantic"], [1, 0, 0, 0], atol=1e-5)
     assert [slot.item_id for slot in built.user().interactions] == ["late"]
     assert await built.graph.sweep.step(3 * far) == 0
+
+
+async def test_many_clicks_move_the_users_vector_once_and_an_erasure_removes_it_at_once() -> None:
+    built = build()
+    await built.graph.on_items([deliver(semantics("a")), deliver(semantics("b", b"\x00\x7f\x00\x00"), 1)])
+    await built.graph.on_users([deliver(click(1, item="a", ts=BASE))])
+    for n in range(2, 5):
+        await built.graph.on_users([deliver(click(n, item="b", ts=BASE), n)])
+    vectors = built.store.rows["users"]["u"].vectors
+    np.testing.assert_allclose(vectors["semantic"], [1, 0, 0, 0], atol=1e-5)
+    assert await built.graph.sweep.step(1e9) == 1
+    vectors = built.store.rows["users"]["u"].vectors
+    np.testing.assert_allclose(vectors["semantic"], np.array([1, 3, 0, 0]) / np.sqrt(10), atol=1e-2)
+    assert await built.graph.sweep.step(2e9) == 0
+    await built.graph.on_users([deliver(Erasure(user_id="u", erased_at=BASE + 9), 9)])
+    assert len(built.store.rows["users"]["u"].vectors["semantic"]) == 0
+    await built.graph.sweep.step(3e9)
+    assert len(built.store.rows["users"]["u"].vectors["semantic"]) == 0
 
 
 async def test_the_sweep_gives_a_user_up_after_a_few_tries() -> None:
