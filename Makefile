@@ -13,7 +13,7 @@ help:
 	@echo "make demo      the whole system on generated data (ARGS=\"--reviews FILE\" for real reviews)"
 	@echo "make up        the whole system, until Ctrl-C"
 	@echo "make evaluate  fit and compare every model on one protocol (ARGS=\"gift_cards --workers 2\"; hours for all)"
-	@echo "make bench     figures against named baselines"
+	@echo "make bench     figures against named baselines (ARGS=\"intake --json FILE\"; minutes for all)"
 	@echo "make test      lint, types, and every test that takes less than minutes"
 	@echo "make test-all  the slow tests too"
 	@echo "make generate  gRPC code and JSON Schema from their sources"
@@ -52,8 +52,7 @@ evaluate: setup
 	$(BIN)/finestream evaluate $(or $(ARGS),$(EVALUATED))
 
 bench: setup
-	$(BIN)/python -m tests.bench.softmax_loss
-	$(BIN)/python -m tests.bench.train_speed $(ARGS)
+	$(BIN)/finestream bench $(or $(ARGS),all)
 
 demo: setup
 	$(BIN)/finestream demo $(ARGS)

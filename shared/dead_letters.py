@@ -81,6 +81,14 @@ def read(key: bytes | None, value: bytes | None, headers: Headers) -> Letter:
         raise ValueError(f"not a dead letter: header {PREFIX}{missing.args[0]} is missing") from None
 
 
+def letter_of(record: Record) -> Letter | None:
+    """The letter that a record of a `.dlq` topic is, or None where it is no letter of ours."""
+    try:
+        return read(record.key, record.value, record.headers)
+    except ValueError:
+        return None
+
+
 async def send(producer: Producer, letter: Letter) -> None:
     """Write one dead letter; returns when the broker has acknowledged it. Raises Unavailable when it does not."""
     record, topic = letter.record, topics.dead_letters(letter.record.source.topic)

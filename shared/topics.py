@@ -39,6 +39,9 @@ ALL: tuple[Topic, ...] = (
 # The event log: the archiver keeps all of them.
 ARCHIVED: tuple[str, ...] = tuple(topic.name for topic in ALL)
 
+# What states are folded from: users' facts, then items'.
+FOLDED: tuple[str, ...] = (INTERACTIONS, OPINIONS, ERASURES, ITEMS, ITEM_SEMANTICS, ITEM_EDGES)
+
 
 def dead_letters(topic: str) -> str:
     """The dead-letter topic of `topic`."""

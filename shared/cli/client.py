@@ -15,7 +15,7 @@ from shared.pb.finestream.v1 import event_pb2, event_pb2_grpc, graph_pb2, graph_
 from shared.pb.finestream.v1.position_pb2 import Position
 from shared.settings import GraphClientSettings, GrpcSettings
 
-NODES_A_CALL: Final = 200
+NODES_A_CALL: Final = 50  # of which a full one may take 100 KiB, and an answer takes 8 MiB
 CALL_SECONDS: Final = 15.0
 
 

@@ -51,7 +51,7 @@ def replay(topic: Topic, reason: Reason = "") -> None:
 
 async def _letters(names: tuple[str, ...]) -> list[Letter]:
     async with watching(read(KafkaSettings)) as watch:
-        return [letter async for _, _, letter in watch.letters(names)]
+        return [letter async for letter in watch.letters(names)]
 
 
 async def _replay(letters_topic: str, reason: str) -> int:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from shared import logs
 from shared.cli import bundles, dlq, publish, settings_table
+from shared.cli.bench import bench
 from shared.cli.client import ClientSettings, connect
 from shared.cli.demo.command import demo
 from shared.cli.evaluate import evaluate
@@ -20,6 +21,7 @@ from shared.cli.replay import replay as replay_file
 from shared.cli.running import fail, run
 from shared.cli.screen import Screen
 from shared.cli.tables import ranking_of, table
+from shared.cli.verify import verify
 from shared.local import layout
 from shared.local.loglines import OnConsole
 from shared.local.up import run as run_system
@@ -33,6 +35,8 @@ app.add_typer(dlq.app, name="dlq")
 
 app.command(epilog="Example: finestream demo --reviews reviews.json.gz --json summary.json")(demo)
 app.command(epilog="Example: finestream evaluate gift_cards musical_instruments_time --workers 2")(evaluate)
+app.command(epilog="Example: finestream verify --users 1000 --items 1000 --json report.json")(verify)
+app.command(epilog="Example: finestream bench intake state_size --json figures.json")(bench)
 
 Data = Annotated[Path, typer.Option(help="folder of everything that is kept")]
 Reviews = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Amazon-format JSON lines, gzip or not")]

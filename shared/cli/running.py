@@ -14,18 +14,18 @@ from shared.service import WrongSetting
 T = TypeVar("T")
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """The result; ends the process with code 1, or 2 for a wrong setting, and a sentence where there is none."""
+def run(work: Coroutine[Any, Any, T], failed: int = 1) -> T:
+    """The result; ends the process with code `failed`, or 2 for a wrong setting, and a sentence where there is none."""
     try:
         return asyncio.run(work)
     except WrongSetting as error:
         fail(str(error), 2)
     except grpc.aio.AioRpcError as error:
-        fail(f"{error.code().name}: {error.details()}")
+        fail(f"{error.code().name}: {error.details()}", failed)
     except (FinestreamError, OSError) as error:
-        fail(str(error))
+        fail(str(error), failed)
     except KafkaError as error:
-        fail(f"Kafka: {type(error).__name__}: {error}; is the system up? (finestream up)")
+        fail(f"Kafka: {type(error).__name__}: {error}; is the system up? (finestream up)", failed)
 
 
 def fail(sentence: str, code: int = 1) -> NoReturn:

@@ -5,6 +5,7 @@ never falls; both are joins (commutative, associative, idempotent), so at-least-
 an exactly-once result. graph_updater, rebuild, trainer and evaluation all fold with these functions.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -304,8 +305,9 @@ def _newest(a: T | None, b: T | None, order: Callable[[T], Any]) -> T | None:
 
 def _smallest(a: tuple[int, ...], b: tuple[int, ...], size: int) -> tuple[int, ...]:
     """Bottom-k sketch: the k smallest distinct hashes. A union is exact, so its bytes are the same in any order."""
-    if len(b) == 1 and (b[0] in a or (len(a) == size and b[0] > a[-1])):
-        return a
+    if len(b) == 1:  # an interaction: what a fold does most
+        at = bisect_left(a, b[0])
+        return a if at == size or (at < len(a) and a[at] == b[0]) else (*a[:at], b[0], *a[at : size - 1])
     return tuple(sorted(set(a) | set(b))[:size])
 
 

@@ -4,26 +4,19 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from shared import archive, topics
+from shared import archive, folding, topics
 from shared.dead_letters import Letter
-from shared.events import Erasure, Event, Interaction, Item, Opinions, Reason, Source
-from shared.graph import fold
-from shared.graph.fold import ItemFact, UserFact
+from shared.events import Event, Interaction, Item, Opinions, Reason, Source
 from shared.graph.state import ItemNode, UserState
 from shared.local.ledger import Ledger
 
-USER_TOPICS: Final = (topics.INTERACTIONS, topics.OPINIONS, topics.ERASURES)
-ITEM_TOPICS: Final = (topics.ITEMS, topics.ITEM_SEMANTICS, topics.ITEM_EDGES)
-FACTS_HELD: Final = 256  # of one node, before they are joined into its state
 POLL_SECONDS: Final = 0.5
 Node = TypeVar("Node", UserState, ItemNode)
-Fact = TypeVar("Fact")
 
 
 @dataclass
@@ -55,17 +48,14 @@ class _ReviewId(Struct):
 
 def read(url: str) -> Archived:
     """Read the whole archive once and fold it. Raises BadArchive when it is damaged."""
-    found = Archived({topic: set() for topic in (topics.INTERACTIONS, topics.REVIEWS, topics.ITEMS)}, {}, {}, {})
+    users, items = folding.users(), folding.items()
+    ids: dict[str, set[str]] = {topic: set() for topic in (topics.INTERACTIONS, topics.REVIEWS, topics.ITEMS)}
+    found = Archived(ids, {}, users.states, items.states)
     for row in archive.read(url, [topics.REVIEWS]):
         found.ids[topics.REVIEWS].add(msgspec.json.decode(row.value, type=_ReviewId).review_id)
-    users = _Folding[UserFact](partial(_join_user, found.users))
-    items = _Folding[ItemFact](partial(_join_item, found.items))
-    for event, _ in archive.events_of(url, [*USER_TOPICS, *ITEM_TOPICS]):
+    for event, _ in archive.events_of(url, topics.FOLDED):
         _note(found, event)
-        if isinstance(event, Interaction | Opinions | Erasure):
-            users.add(event.user_id, event)
-        else:
-            items.add(event.item_id, event)  # type: ignore[union-attr,arg-type]  # ITEM_TOPICS hold nothing else
+        folding.give(event, users, items)
     users.end()
     items.end()
     return found
@@ -111,33 +101,6 @@ async def differing(
         if not waiting or time.monotonic() > deadline:
             return waiting
         await asyncio.sleep(POLL_SECONDS)
-
-
-class _Folding(Generic[Fact]):
-    """Gathers a few facts a node and joins them together: one join a fact would copy every state every time."""
-
-    def __init__(self, join: Callable[[str, list[Fact]], None]) -> None:
-        self._join = join
-        self._held: dict[str, list[Fact]] = {}
-
-    def add(self, node: str, fact: Fact) -> None:
-        facts = self._held.setdefault(node, [])
-        facts.append(fact)
-        if len(facts) >= FACTS_HELD:
-            self._join(node, self._held.pop(node))
-
-    def end(self) -> None:
-        for node, facts in self._held.items():
-            self._join(node, facts)
-        self._held.clear()
-
-
-def _join_user(users: dict[str, UserState], user_id: str, facts: list[UserFact]) -> None:
-    users[user_id] = fold.fold_user(users.get(user_id, UserState(user_id)), facts)
-
-
-def _join_item(items: dict[str, ItemNode], item_id: str, facts: list[ItemFact]) -> None:
-    items[item_id] = fold.fold_item(items.get(item_id, ItemNode(item_id)), facts)
 
 
 def _note(found: Archived, event: Event) -> None:

@@ -1,47 +1,43 @@
 """How fast the loss over a whole catalogue and its gradients are made: a few users at a time, against all logits at once.
 
-python -m tests.bench.softmax_loss [--json FILE]
-
 Both answer the same questions in the same run, in turn; figures are medians over the rounds, one thread. The loss
-takes the faster form by itself (shared/models/fused_softmax.py).
+takes the faster form by itself (shared/models/fused_softmax.py): where the catalogue is small, that is the baseline's.
 """
 
-import argparse
-import json
-import platform
 import statistics
 import time
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from shared.models.fused_softmax import fits, fused_loss
+from tests.bench.figure import Figure, figure
 
 CASES: Final = ((1024, 900, 64), (1024, 12_101, 64), (600, 12_101, 96), (512, 50_000, 64))  # questions, items, width
+ROUNDS: Final = 15
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=15)
-    given = parser.parse_args()
+def figures(rounds: int = ROUNDS) -> list[Figure]:
+    with one_thread():
+        return [measured(*case, rounds) for case in CASES]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """What runs after this in the same process gets its threads back."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    rows = [measured(*case, given.rounds) for case in CASES]
-    for row in rows:
-        print(
-            f"{row['questions']:,} questions, {row['items']:,} items, width {row['width']}: all at once "
-            f"{row['baseline']:.1f} ms, in parts {row['ours']:.1f} ms, ratio {row['ratio']:.2f}"
-            f"{'' if row['in_parts'] else ' (so small, all at once is taken)'}"
-        )
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=2) + "\n")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def measured(questions: int, items: int, width: int, rounds: int) -> dict[str, Any]:
+def measured(questions: int, items: int, width: int, rounds: int) -> Figure:
     """Milliseconds of loss and gradients, both ways."""
     generator = torch.Generator().manual_seed(1)
     users = torch.randn(questions, width, generator=generator).requires_grad_()
@@ -61,14 +57,11 @@ def measured(questions: int, items: int, width: int, rounds: int) -> dict[str, A
             started = time.perf_counter()
             torch.autograd.grad(loss(), (users, table, bias))
             taken[name].append(1000 * (time.perf_counter() - started))
-    medians = {name: statistics.median(times) for name, times in taken.items()}
-    return {
-        "name": "softmax_loss", "questions": questions, "items": items, "width": width, "unit": "ms", **medians,
-        "ratio": medians["baseline"] / medians["ours"], "in_parts": not fits(users, table),
-        "hardware": f"{platform.processor() or platform.machine()}, one thread",
-        "date": datetime.now(UTC).date().isoformat(),
-    }  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()
+    way = "so small that all at once is taken" if fits(users, table) else "a few users at a time"
+    return figure(
+        f"softmax_loss {questions:,} × {items:,} × {width}",
+        f"ms of loss and gradients of {questions:,} questions, {items:,} items, width {width} ({way}), against torch's "
+        f"cross_entropy over all logits at once, one thread, torch {torch.__version__}; ratio: baseline / ours",
+        statistics.median(taken["ours"]), statistics.median(taken["baseline"]), "ms",
+        less_is_better=True, parts={"questions": questions, "items": items, "width": width, "rounds": rounds},
+    )  # fmt: skip

@@ -1,7 +1,5 @@
 """How fast SASRec is trained: ours against RecBole's, at equal hyper-parameters, data, machine, threads and run.
 
-python -m tests.bench.train_speed [--json FILE]
-
 A sample is one (prefix, target) pair. Both learn from the same pairs: Musical Instruments without the last two events
 of each user, which RecBole keeps for validation and test; events are numbered, so no two are of one time. Both take
 about as many targets a step. Seconds are those of an epoch's training, data loader included, validation not. Epochs
@@ -10,18 +8,15 @@ all pairs of a user in one row, as wide as the longest user of its batch. "alone
 is left of the ratio then does not come from answering many at once.
 """
 
-import argparse
 import gzip
 import json
 import math
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,45 +31,41 @@ from shared.models.fitting import Run
 from shared.models.sequence_model import SequenceLearner, Served
 from shared.models.split import Split
 from shared.models.training import Options, Training, seed
+from tests.bench.data import ROOT, instruments
+from tests.bench.figure import Figure, figure
 from tests.shared.models.worlds import interaction
 
-ROOT: Final = Path(__file__).parents[2]
-SOURCE: Final = ROOT / "../shared/data/amazon2014_musical_instruments/reviews_Musical_Instruments_5.json.gz"
 ENVIRONMENT: Final = ROOT / ".run/bench-recbole"
 # RecBole 1.2.1 does not say which versions it works with: later numpy and pandas break it, and ray needs pkg_resources.
 PINS: Final = ("recbole==1.2.1", "numpy==1.26.4", "pandas==2.1.4", "scipy==1.11.4", "ray==2.6.3", "setuptools==80.10.2")
 GOAL: Final = 3.0
+WHAT: Final = (
+    f"SASRec training samples/s on Musical Instruments, a sample is one (prefix, target) pair, against {PINS[0]} on the "
+    f"same torch {torch.__version__}"
+)
 WARM: Final = 2  # rounds that are not counted
 
 Pairs = dict[str, list[str]]  # user -> items, oldest first
 Epoch = Callable[[], tuple[float, int, float]]  # -> seconds, samples, loss of a target
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--targets", type=int, default=2048, help="a step, about; 2048 is RecBole's own")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+def figures(rounds: int = 9, threads: int = 1, targets: int = 2048) -> list[Figure]:
+    """`targets` a step, about; 2048 is RecBole's own."""
+    torch.set_num_threads(threads)
     log = read()
-    with Recbole(log, given.threads, given.targets) as baseline:
+    with Recbole(log, threads, targets) as baseline:
         learners = {
             "baseline": baseline.epoch,
-            "ours": ours(log, given.targets, alone=False),
-            "alone": ours(log, given.targets, alone=True),
+            "ours": ours(log, targets, alone=False),
+            "alone": ours(log, targets, alone=True),
         }
-        result = measured(learners, given.rounds, given)
-    print(text(result))
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n")
+        return [measured(learners, rounds, {"targets a step": targets, "threads": threads})]
 
 
 def read() -> Pairs:
     """Of one time, events keep the order of the file."""
     events: list[tuple[int, int, str, str]] = []
-    with gzip.open(SOURCE, "rt") as lines:
+    with gzip.open(instruments(), "rt") as lines:
         for at, line in enumerate(lines):
             review = json.loads(line)
             events.append((review["unixReviewTime"], at, review["reviewerID"], review["asin"]))
@@ -84,7 +75,7 @@ def read() -> Pairs:
     return dict(found)
 
 
-def measured(learners: dict[str, Epoch], rounds: int, given: argparse.Namespace) -> dict[str, Any]:
+def measured(learners: dict[str, Epoch], rounds: int, settings: Mapping[str, float]) -> Figure:
     speeds: dict[str, list[float]] = {name: [] for name in learners}
     losses: dict[str, float] = {}
     samples: set[int] = set()
@@ -97,39 +88,19 @@ def measured(learners: dict[str, Epoch], rounds: int, given: argparse.Namespace)
     assert len(samples) == 1, f"not the same pairs: {samples}"
     middle = {name: statistics.median(of) for name, of in speeds.items()}
     ratios = [a / b for a, b in zip(speeds["ours"], speeds["baseline"], strict=True)]
-    ratio = statistics.median(ratios)
-    return {
-        "name": "train_speed",
-        "measure": "SASRec training samples/s, a sample is one (prefix, target) pair; baseline: RecBole 1.2.1",
-        "ours": round(middle["ours"], 1),
-        "baseline": round(middle["baseline"], 1),
-        "ratio": round(ratio, 2),
-        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
-        "goal": GOAL,
-        "one_pair_a_row": round(middle["alone"], 1),
-        "share_of_many_at_once": round(math.log(middle["ours"] / middle["alone"]) / math.log(ratio), 2),
-        "samples": samples.pop(),
-        "targets_a_step": given.targets,
-        "threads": given.threads,
+    of_many_at_once = math.log(middle["ours"] / middle["alone"]) / math.log(middle["ours"] / middle["baseline"])
+    parts = {
+        "ours with one pair a row, samples/s": middle["alone"],
+        "share of the ratio's logarithm that is from answering all positions in one pass": of_many_at_once,
+        "lowest ratio of a round": min(ratios),
+        "median ratio of the rounds": statistics.median(ratios),
+        "highest ratio of a round": max(ratios),
+        "samples an epoch": samples.pop(),
         "rounds": rounds,
-        "losses": {name: round(loss, 3) for name, loss in losses.items()},
-        "hardware": hardware(),
-        "date": datetime.now(UTC).date().isoformat(),
+        **settings,
+        **{f"loss after all epochs, {name}": loss for name, loss in losses.items()},
     }
-
-
-def text(r: dict[str, Any]) -> str:
-    return "\n".join(
-        [
-            f"ours      {r['ours']:10.0f} samples/s (all questions of a user in one row)",
-            f"alone     {r['one_pair_a_row']:10.0f} samples/s (ours, one pair a row)",
-            f"baseline  {r['baseline']:10.0f} samples/s (RecBole 1.2.1)",
-            f"ratio     {r['ratio']:10.2f} (goal {r['goal']}; rounds {r['ratio_range'][0]} to {r['ratio_range'][1]})",
-            f"of the ratio's logarithm {r['share_of_many_at_once']:.0%} is from answering all positions in one pass",
-            f"{r['samples']} samples an epoch, {r['targets_a_step']} targets a step, {r['threads']} thread(s), "
-            f"{r['hardware']}, losses after all epochs {r['losses']}",
-        ]
-    )
+    return figure("train_speed", WHAT, middle["ours"], middle["baseline"], "samples/s", goal=GOAL, parts=parts)
 
 
 # ours
@@ -204,7 +175,7 @@ class Recbole:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"RecBole ended: see {ENVIRONMENT / 'recbole.log'}")
+            raise RuntimeError(f"RecBole ended: see {ENVIRONMENT / 'recbole.log'}")
         found: dict[str, float] = json.loads(line)
         return found
 
@@ -244,14 +215,3 @@ def _config(data: Path, targets: int) -> dict[str, Any]:
         "show_progress": False,
         "checkpoint_dir": str(data.parent / "saved"),
     }
-
-
-def hardware() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return f"{line.split(':', 1)[1].strip()}, torch {torch.__version__}"
-    return f"{platform.processor() or platform.machine()}, torch {torch.__version__}"
-
-
-if __name__ == "__main__":
-    main()

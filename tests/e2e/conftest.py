@@ -39,7 +39,7 @@ class System:
         await send_all(self.producer, self.ledger, events, lambda _: None)
 
     async def accounts(self, found: verify.Archived) -> verify.Accounts:
-        letters = [letter async for _, _, letter in self.watch.letters()]
+        letters = [letter async for letter in self.watch.letters()]
         return verify.account(self.ledger, found, letters)
 
 

@@ -63,7 +63,7 @@ async def test_every_bad_record_is_a_dead_letter_with_its_reason_and_the_stream_
     async def letters() -> dict[tuple[str, int, int], str]:
         return {
             (letter.record.source.topic, letter.record.source.partition, letter.record.source.offset): letter.reason
-            async for _, _, letter in guarded.watch.letters()
+            async for letter in guarded.watch.letters()
         }
 
     async def all_buried() -> bool:

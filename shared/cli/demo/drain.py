@@ -9,7 +9,8 @@ from shared import archive, topics
 from shared.cli.demo.failed import DemoFailed
 from shared.cli.screen import Screen
 from shared.local.ledger import Ledger
-from shared.local.watch import Places, Watch, behind, total
+from shared.local.watch import Watch, behind, total
+from shared.log_tail import Places
 
 POLL_SECONDS: Final = 0.5
 STILL_SECONDS: Final = 1.0  # nothing moves for so long: longer than any service holds a batch back

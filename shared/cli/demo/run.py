@@ -102,7 +102,7 @@ class Demo:
     async def _accounts(self) -> tuple[Archived, Accounts]:
         session = self._session
         found = await asyncio.to_thread(verify.read, session.archive_url)
-        letters = [letter async for _, _, letter in session.watch.letters()]
+        letters = [letter async for letter in session.watch.letters()]
         return found, verify.account(session.ledger, found, letters)
 
     # --- the model --------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ class Demo:
         await self._drained("reviews answered")
         delays = await asyncio.to_thread(probes.delays, session.archive_url)
         measured: dict[str, Any] = {kind: freshness.figures(found) for kind, found in delays.items()}
-        measured |= {"late": probes.late, "load": asdict(load)}
+        measured |= {"late": probes.late.total(), "load": asdict(load)}
         measured["load"]["reached"] = round(probes.load_sent / probes.load_seconds, 1)
         measured["graph_updater"] = {
             kind: freshness.histogram_figures(histogram.minus(before.get(kind, scrape.Histogram({}))))

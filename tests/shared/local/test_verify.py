@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared import archive, events, topics
+from shared import archive, events, folding, topics
 from shared.archive import Archived, File, Manifest, Store
 from shared.dead_letters import Letter, Record
 from shared.events import Event, Interaction, InteractionEdge, Item, Opinions, Pair, Review, Source
@@ -118,7 +118,7 @@ def test_a_review_that_nobody_answered_is_told_though_it_is_archived(tmp_path: P
 
 
 def test_states_are_the_fold_of_the_archive_however_many_facts_a_node_has(tmp_path: Path) -> None:
-    clicks = [click(n) for n in range(3 * verify.FACTS_HELD + 5)]
+    clicks = [click(n) for n in range(3 * folding.FACTS_HELD + 5)]
     facts: list[tuple[str, Event]] = [(topics.INTERACTIONS, fact) for fact in clicks]
     facts += [(topics.ITEM_EDGES, edge(n)) for n in range(300)] + [(topics.OPINIONS, opinions(1))]
     found = verify.read(write_archive(tmp_path, facts))
