@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 EVALUATED := musical_instruments_time musical_instruments_leave_one_out gift_cards fashion_llmesr ablations beauty --workers 2
 
-.PHONY: help setup generate format lint types test test-all evaluate bench demo up clean
+.PHONY: help setup generate format lint types test test-all chaos evaluate bench demo up clean
 
 help:
 	@echo "make demo      the whole system on generated data (ARGS=\"--reviews FILE\" for real reviews)"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench     figures against named baselines (ARGS=\"intake --json FILE\"; minutes for all)"
 	@echo "make test      lint, types, and every test that takes less than minutes"
 	@echo "make test-all  the slow tests too"
+	@echo "make chaos     services and the broker broken on purpose (hours; docs/operations.md)"
 	@echo "make generate  gRPC code and JSON Schema from their sources"
 
 setup: $(INSTALLED)
@@ -47,6 +48,9 @@ test: lint types
 
 test-all: lint types
 	$(BIN)/pytest -m "not chaos" $(ARGS)
+
+chaos: setup
+	$(BIN)/pytest -m chaos -s $(ARGS)
 
 evaluate: setup
 	$(BIN)/finestream evaluate $(or $(ARGS),$(EVALUATED))

@@ -168,7 +168,8 @@ def manifests(store: Store) -> list[Manifest]:
 def rows_of(store: Store, file: File) -> Iterator[Archived]:
     """The rows of one file, at most BATCH_ROWS in memory. Raises FileNotFoundError when it has been replaced."""
     with store.open(file.path) as opened:
-        for batch in pq.ParquetFile(opened).iter_batches(BATCH_ROWS):
+        # Without threads: handing them the columns of so few rows costs more than decoding those does.
+        for batch in pq.ParquetFile(opened).iter_batches(BATCH_ROWS, use_threads=False):
             columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
             for values in zip(*columns, strict=True):
                 yield Archived(file.topic, *values)
@@ -246,18 +247,14 @@ class _Progress:
     def new_rows(self, store: Store, file: File) -> Iterator[Archived]:
         if self._holds_nothing_new(file):
             return
-        rows = rows_of(store, file)
-        while True:
-            try:
-                row = next(rows, None)
-            except FileNotFoundError:
-                raise _Gone(file.path) from None
-            if row is None:
-                return
-            place, at = (row.topic, row.partition), (file.era, row.offset)
-            if self._given.get(place, (0, 0)) <= at < self._end.get(place, (0, 0)):
-                self._given[place] = (file.era, row.offset + 1)
-                yield row
+        try:
+            for row in rows_of(store, file):
+                place, at = (row.topic, row.partition), (file.era, row.offset)
+                if self._given.get(place, (0, 0)) <= at < self._end.get(place, (0, 0)):
+                    self._given[place] = (file.era, row.offset + 1)
+                    yield row
+        except FileNotFoundError:
+            raise _Gone(file.path) from None
 
     def _holds_nothing_new(self, file: File) -> bool:
         return all(

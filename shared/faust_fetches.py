@@ -5,8 +5,9 @@ record; `finestream bench intake` shows what that costs. Here a fetch travels th
 agent as one message whose value is the records. Membership, rebalances, flow control and the thread that talks to
 Kafka stay Faust's.
 
-`_drain_messages`, `_wait_next_records` and `_commit` are private to Faust; they are touched here and nowhere else,
-and a test fails when upstream changes them. FINESTREAM_KAFKA_WHOLE_FETCHES=false goes back to Faust's own way.
+`_drain_messages`, `_wait_next_records`, `_commit` and what `perform_seek` updates are private to Faust; they are
+touched here and nowhere else, and a test fails when upstream changes them. FINESTREAM_KAFKA_WHOLE_FETCHES=false goes
+back to Faust's own way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,22 @@ from faust.types.tuples import TP, ConsumerMessage
 FETCH_SECONDS: Final = 1.0  # the longest wait for records
 
 
+class FromTheStart(driver.Consumer):
+    """Faust's consumer, which also goes back where nothing has been committed yet.
+
+    aiokafka's seek_to_committed leaves a partition without a commit where it is; what was fetched of it and dropped
+    in a rebalance would never come again.
+    """
+
+    async def perform_seek(self) -> None:
+        committed = await self.seek_to_committed()
+        never = [tp for tp, offset in committed.items() if not offset]
+        if never:
+            await self._thread.seek_to_beginning(*never)
+        self._read_offset.update({tp: offset or None for tp, offset in committed.items()})
+        self._committed_offset.update({tp: offset or None for tp, offset in committed.items()})
+
+
 @dataclass(frozen=True, slots=True)
 class Fetch:
     """Records in order per partition, and the epoch of the assignment that they were read under."""
@@ -27,7 +44,7 @@ class Fetch:
     epoch: int
 
 
-class FetchConsumer(driver.Consumer):
+class FetchConsumer(FromTheStart):
     """One message a fetch. `epoch` moves whenever partitions are revoked or assigned.
 
     Under one epoch a partition's records come without a gap from the committed offset on: what was fetched while
@@ -71,6 +88,8 @@ class FetchConsumer(driver.Consumer):
                 raise
 
     async def _fetch(self) -> ConsumerMessage | None:
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow.wait())  # the epoch moves meanwhile
         epoch = self.epoch
         found, _ = await self._wait_next_records(FETCH_SECONDS)
         records = [record for of_partition in (found or {}).values() for record in of_partition]
@@ -91,3 +110,9 @@ class FetchTransport(driver.Transport):
     """Faust's transport with the consumer above."""
 
     Consumer = FetchConsumer
+
+
+class MessageTransport(driver.Transport):
+    """Faust's transport, and its own way from a fetch to the agent."""
+
+    Consumer = FromTheStart

@@ -21,7 +21,7 @@ import faust
 
 from shared import logs
 from shared.batches import Batches, Stopped
-from shared.faust_fetches import FetchTransport
+from shared.faust_fetches import FetchTransport, MessageTransport
 from shared.faust_intake import FetchIntake, MessageIntake, Taken
 from shared.kafka import name_of, plain_name, ssl_context
 from shared.settings import KafkaSettings
@@ -165,8 +165,7 @@ def _create_app(group: str, worker: str, kafka: KafkaSettings, batch_size: int) 
             tempfile.gettempdir(), f"finestream-faust-{os.getuid()}"
         ),  # Faust makes it; nothing is written there
     )
-    if kafka.whole_fetches:
-        app.transport = FetchTransport(app.conf.broker_consumer, app)
+    app.transport = (FetchTransport if kafka.whole_fetches else MessageTransport)(app.conf.broker_consumer, app)
     return app
 
 

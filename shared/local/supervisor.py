@@ -69,13 +69,15 @@ class Supervisor:
         for child in self._children.values():
             child.signal(signal.SIGKILL)
 
-    async def restart(self, name: str) -> None:
-        """SIGKILL one part and start it again: what a crash and a restart by the cluster look like."""
+    async def restart(self, name: str, *, kill: bool = True) -> None:
+        """End one part and start it again: by SIGKILL, as a crash looks to the cluster, or cleanly."""
         part = self._children[name].part
         self._restarting.add(name)
         self._changed.set()
         try:
-            await self._children[name].kill()
+            problem = await (self._children[name].kill() if kill else self._children[name].stop())
+            if problem:
+                raise PartFailed(problem)
             self._children[name] = await Child.spawn(part, self._sink)
         finally:
             self._restarting.discard(name)

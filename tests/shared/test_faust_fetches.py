@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,6 +77,43 @@ async def test_what_was_fetched_while_the_assignment_moved_is_dropped_and_read_a
     bench = Bench([record(5)], meanwhile)
     assert await bench.fetch() is None
     assert bench.sought == 1, "back to what is committed: the position has moved on"
+
+
+async def test_what_is_fetched_once_the_flow_is_back_is_of_the_new_assignment_and_kept() -> None:
+    bench = Bench([record(5)])
+    halt(bench.consumer)
+
+    class Resumes:
+        async def wait(self) -> None:
+            move(bench.consumer)
+            bench.consumer.flow_active = True
+
+    async def wait(coroutine: Awaitable[None]) -> None:
+        await coroutine
+
+    bench.consumer.can_resume_flow = Resumes()  # type: ignore[assignment]
+    bench.consumer.wait = wait  # type: ignore[assignment,method-assign]
+    assert (await bench.fetch()).value == Fetch([record(5)], 8)
+    assert bench.sought == 0
+
+
+async def test_going_back_to_what_is_committed_starts_anew_where_nothing_is() -> None:
+    committed = {TP(TOPIC, 0): 7, TP(TOPIC, 1): None, TP(TOPIC, 2): 0}
+    rewound: list[TP] = []
+
+    async def seek_to_committed() -> Mapping[TP, int | None]:
+        return committed
+
+    async def seek_to_beginning(*partitions: TP) -> None:
+        rewound.extend(partitions)
+
+    consumer = object.__new__(FetchConsumer)
+    consumer._read_offset, consumer._committed_offset = {}, {}
+    consumer.seek_to_committed = seek_to_committed  # type: ignore[assignment,method-assign]
+    consumer._thread = SimpleNamespace(seek_to_beginning=seek_to_beginning)  # type: ignore[assignment]
+    await consumer.perform_seek()
+    assert rewound == [TP(TOPIC, 1), TP(TOPIC, 2)]
+    assert consumer._read_offset == {TP(TOPIC, 0): 7, TP(TOPIC, 1): None, TP(TOPIC, 2): None}
 
 
 class Consumer:

@@ -351,6 +351,30 @@ async def test_a_worker_that_joins_shares_the_partitions_and_loses_nothing(
     assert set.union(*owners.values()) == {0, 1}, "both have work"
 
 
+@pytest.mark.parametrize("whole_fetches", [True, pytest.param(False, marks=pytest.mark.slow)])
+async def test_a_rebalance_before_the_first_commit_loses_nothing(
+    kafka_settings: KafkaSettings, running: Start, whole_fetches: bool
+) -> None:
+    kafka = kafka_settings.model_copy(update={"whole_fetches": whole_fetches})
+    names = [f"e{i}" for i in range(400)]
+    await produce(kafka, topics.INTERACTIONS, [raw(n, i % 4) for i, n in enumerate(names)])
+    down = True
+
+    async def store(_: Sequence[Delivery]) -> None:
+        if down:
+            raise Unavailable("the store does not answer")
+
+    first, second = Seen(store), Seen(store)
+    async with running(first, kafka=kafka, batch_size=10):
+        await until(lambda: first.calls > 1, 20, "the first worker backs off")
+        for worker in ("1", "2"):
+            async with running(second, kafka=kafka, worker=worker, batch_size=10):
+                await until(lambda: second.calls > 1, 20, "another one has partitions and backs off, too")
+            second.calls = 0
+        down = False
+        await until(lambda: len({*first.names, *second.names}) == 400, 60, "everything comes")
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("whole_fetches", [True, False])
 async def test_what_faust_skips_after_a_rebalance_is_never_acknowledged(

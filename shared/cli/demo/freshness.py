@@ -7,6 +7,7 @@ the broker (read from the archive afterwards) to Rank's answer.
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -30,23 +31,30 @@ DEADLINE_SECONDS: Final = 15.0
 
 @dataclass(frozen=True)
 class Load:
-    """Events a second, for how long, and how many of them are reviews."""
+    """Events a second, for how long, and how many of them are reviews.
+
+    `prefix` stands in front of every id: of two loads in one run, what was read of one must not be known of the other.
+    """
 
     rate: float = 200.0
     seconds: float = 25.0
     review_share: float = 0.03
+    prefix: str = ""
 
 
 @dataclass
 class Probes:
-    """`answers`: (topic, partition, offset) -> when Rank answered (seconds since 1970); `late`: missed deadlines."""
+    """`answers`, by kind: (topic, partition, offset) -> when Rank answered (seconds since 1970).
+
+    `late`, by kind: missed deadlines.
+    """
 
     load_sent: int = 0
     load_seconds: float = 0.0
     answers: dict[str, dict[tuple[str, int, int], float]] = field(
         default_factory=lambda: {"interaction": {}, "review": {}}
     )
-    late: int = 0
+    late: Counter[str] = field(default_factory=Counter)
 
     def delays(self, archive_url: str) -> dict[str, list[float]]:
         """kind -> seconds from append to answer, sorted. Call it once the probes' records are archived."""
@@ -65,11 +73,10 @@ async def measure(
     """Run the load and, beside it, probes of both kinds. All events go into the ledger."""
     probes = Probes()
     rng = random.Random(2)  # noqa: S311  # which item is clicked, not a secret
-    until = time.monotonic() + load.seconds
     async with asyncio.TaskGroup() as group:
         group.create_task(_load(producer, ledger, rng, items, load, probes, on_second))
-        group.create_task(_probe(client, ledger, rng, items, "interaction", INTERACTION_EVERY, until, probes))
-        group.create_task(_probe(client, ledger, rng, items, "review", REVIEW_EVERY, until, probes))
+        group.create_task(_probe(client, ledger, rng, items, "interaction", INTERACTION_EVERY, load, probes))
+        group.create_task(_probe(client, ledger, rng, items, "review", REVIEW_EVERY, load, probes))
     return probes
 
 
@@ -96,7 +103,7 @@ async def _load(
     started = time.monotonic()
     while (elapsed := time.monotonic() - started) < load.seconds:
         due = int(elapsed * load.rate) - probes.load_sent
-        events = [_load_event(rng, probes.load_sent + n, items, load.review_share) for n in range(due)]
+        events = [_load_event(rng, probes.load_sent + n, items, load) for n in range(due)]
         places = await producer.send_all([(topic_of(event), event) for event in events])
         for event, place in zip(events, places, strict=True):
             ledger.add(event, place)
@@ -106,11 +113,11 @@ async def _load(
         await asyncio.sleep(TICK_SECONDS)
 
 
-def _load_event(rng: random.Random, number: int, items: Sequence[str], review_share: float) -> Sent:
+def _load_event(rng: random.Random, number: int, items: Sequence[str], load: Load) -> Sent:
     user_id, item_id = f"load-{rng.randrange(LOAD_USERS):04d}", rng.choice(items)
-    if rng.random() < review_share:
-        return _review(rng, f"load-r{number}", user_id, item_id)
-    return Interaction(event_id=f"load-i{number}", user_id=user_id, item_id=item_id, ts=time.time())
+    if rng.random() < load.review_share:
+        return _review(rng, f"{load.prefix}load-r{number}", user_id, item_id)
+    return Interaction(event_id=f"{load.prefix}load-i{number}", user_id=user_id, item_id=item_id, ts=time.time())
 
 
 def _review(rng: random.Random, review_id: str, user_id: str, item_id: str) -> Review:
@@ -121,12 +128,12 @@ def _review(rng: random.Random, review_id: str, user_id: str, item_id: str) -> R
 
 
 async def _probe(
-    client: Client, ledger: Ledger, rng: random.Random, items: Sequence[str], kind: str, every: float, until: float,
+    client: Client, ledger: Ledger, rng: random.Random, items: Sequence[str], kind: str, every: float, load: Load,
     probes: Probes,
 ) -> None:  # fmt: skip
-    number = 0
+    until, number = time.monotonic() + load.seconds, 0
     while time.monotonic() < until:
-        event = _probe_event(rng, kind, number, rng.choice(items))
+        event = _probe_event(rng, kind, number, rng.choice(items), load.prefix)
         position = await client.publish(event)
         ledger.add(event, position)
         try:
@@ -134,18 +141,18 @@ async def _probe(
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise
-            probes.late += 1
+            probes.late[kind] += 1
         else:
             probes.answers[kind][position.topic, position.partition, position.offset] = time.time()
         number += 1
         await asyncio.sleep(every)
 
 
-def _probe_event(rng: random.Random, kind: str, number: int, item_id: str) -> Interaction | Review:
+def _probe_event(rng: random.Random, kind: str, number: int, item_id: str, prefix: str) -> Interaction | Review:
     user_id = f"probe-{kind}-{number % PROBE_USERS}"
     if kind == "review":
-        return _review(rng, f"probe-r{number}", user_id, item_id)
-    return Interaction(event_id=f"probe-i{number}", user_id=user_id, item_id=item_id, ts=time.time())
+        return _review(rng, f"{prefix}probe-r{number}", user_id, item_id)
+    return Interaction(event_id=f"{prefix}probe-i{number}", user_id=user_id, item_id=item_id, ts=time.time())
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from shared.cli import bench
 from shared.cli.main import app
 from shared.graph.state import MAX_INTERACTIONS, MAX_PAIRS_PER_REVIEW, MAX_REVIEWS
-from tests.bench import alone, backlog, report, running, state_size
+from tests.bench import alone, backlog, flat, freshness, report, running, state_size
 from tests.bench.figure import Figure, figure
 
 SHIPPED = {"quick": "a made-up rate", "broken": "nothing, it fails", "slow": "a made-up time"}
@@ -113,6 +113,23 @@ def test_the_trainer_reads_the_archive_that_the_benchmark_writes(tmp_path: Path)
     backlog.write_archive(str(tmp_path), 100)
     readings = (backlog.trainer, backlog.decoded, backlog.rows)
     assert all(reading(str(tmp_path), 100)[alone.RATE] > 0 for reading in readings)
+
+
+async def test_the_cost_of_an_event_is_of_a_filled_graph_with_all_and_with_nothing_in_memory(tmp_path: Path) -> None:
+    meters = {flat.WARM: flat.Meter(), flat.COLD: flat.Meter()}
+    await flat.measured(tmp_path, 40, 20, 40, meters)
+    warm, cold = (meters[name].numbers() for name in (flat.WARM, flat.COLD))
+    assert all(numbers[flat.COST] > 0 for numbers in (warm, cold))
+    assert (warm[flat.IN_MEMORY], cold[flat.IN_MEMORY]) == (1.0, 0.0)
+
+
+def test_a_probe_that_nobody_waited_for_counts_as_its_deadline() -> None:
+    delays = freshness.with_late({"interaction": [0.2, 0.1], "review": [0.3]}, {"review": 1})
+    assert delays == {
+        "interaction": [0.1, 0.2],
+        "review": [0.3, freshness.DEADLINE_SECONDS],
+        freshness.OVER_ALL: [0.1, 0.2, 0.3, freshness.DEADLINE_SECONDS],
+    }
 
 
 def test_the_state_that_is_measured_is_at_its_bounds() -> None:
