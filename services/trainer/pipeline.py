@@ -172,7 +172,7 @@ def _report(
     validated: dict[str, Result], tested: dict[str, Result],
 ) -> dict[str, Any]:  # fmt: skip
     figures = {name: _figures(result) for name, result in tested.items()}
-    enough = validated["popularity"]["targets"] >= MIN_VALIDATION
+    enough = _targets(splits.validation_cases) >= MIN_VALIDATION
     return {
         "published": winner,
         "reason": "best NDCG@10 on validation" if enough else "too few validation targets to compare: the simplest",

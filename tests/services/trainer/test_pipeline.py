@@ -52,6 +52,11 @@ def test_llm_esr_learns_from_users_that_the_vector_index_finds_alike() -> None:
     assert told["fits"]["llmesr"]["epochs"] <= 2
 
 
+def test_popularity_need_not_be_a_candidate() -> None:
+    told = pipeline.train(log(tastes(users=40)), DEFINED, TrainerSettings(models="recency_popularity")).report
+    assert told["published"] == "recency_popularity"
+
+
 def test_a_fit_may_take_the_time_that_those_before_it_left() -> None:
     asked: dict[str, float] = {}
 
