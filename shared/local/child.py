@@ -19,6 +19,10 @@ POLL_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None  # loaded before any fork
 
+# gRPC's fork handlers run before the exec, in a copy of us without our other threads, and now and then abort it. We
+# never fork without an exec. Read when the first channel is made.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
 LineSink = Callable[[str, str], None]  # part's name, one line without its end
 Probe = Callable[[], Awaitable[str]]  # "" when ready, else why not yet
 

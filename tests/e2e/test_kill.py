@@ -15,7 +15,8 @@ from shared.graph import fold
 from shared.local import verify
 from tests.e2e.conftest import System
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+# Each service has a test of its own that kills it; this one, of all together, is for `make test-all`, as is chaos.
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(420)]
 VICTIMS = ["extractor", "graph_updater", "archiver", "ranking", "gateway"]
 CHUNKS, CLICKS, REVIEWS = 30, 60, 6
 BASE = 1_600_000_000.0

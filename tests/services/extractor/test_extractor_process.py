@@ -79,7 +79,6 @@ async def extract_is_answered_over_grpc(extractor: Running) -> None:
     ("setting", "value"),
     [
         ("FINESTREAM_EXTRACTOR_PROVIDER", "magic"),
-        ("FINESTREAM_EXTRACTOR_REVIEW_TOKENS", "1000"),
         ("FINESTREAM_SPACE_NAME", "no-such-space"),
         ("FINESTREAM_EMBEDDING_PATH", "/nowhere"),
     ],
