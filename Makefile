@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 EVALUATED := musical_instruments_time musical_instruments_leave_one_out gift_cards fashion_llmesr ablations beauty --workers 2
@@ -44,10 +45,10 @@ types: setup
 	$(BIN)/mypy
 
 test: lint types
-	$(BIN)/pytest -m "not slow and not chaos" $(ARGS)
+	$(PYTEST) -m "not slow and not chaos" $(ARGS)
 
 test-all: lint types
-	$(BIN)/pytest -m "not chaos" $(ARGS)
+	$(PYTEST) -m "not chaos" $(ARGS)
 
 chaos: setup
 	$(BIN)/pytest -m chaos -s $(ARGS)

@@ -22,7 +22,7 @@ TRUNCATED_BYTES: Final = 256 * 1024  # of a value that Kafka refuses to take aga
 log = logs.get(__name__)
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, gc=False):
     """A record as it lies in Kafka. `source.topic` is the plain name, without the operator's prefix."""
 
     source: Source

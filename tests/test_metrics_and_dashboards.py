@@ -84,7 +84,7 @@ def test_there_are_metrics_of_every_service() -> None:
         assert any(name.startswith(f"finestream_{service}_") for name in METRICS), service
 
 
-@pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", [METRICS[name] for name in sorted(METRICS)], ids=lambda metric: metric.name)
 def test_a_metric_is_named_by_the_conventions_and_bounded(metric: Metric) -> None:
     words = metric.name.split("_")
     assert re.fullmatch(r"finestream_[a-z0-9_]+", metric.name)

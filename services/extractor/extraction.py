@@ -9,14 +9,15 @@ from services.extractor import metrics
 from services.extractor.attributes import Attributes
 from services.extractor.cache import Cache
 from services.extractor.findings import Failure, Finding, NothingUsable, Provider
-from services.extractor.quotes import clean, locate
+from services.extractor.quotes import clean, locate, shortened
 from services.extractor.vectors import Vectors
 from shared.errors import Unavailable
-from shared.events import MAX_PHRASE_CHARS, Pair, content_hash
+from shared.events import Pair, content_hash
 from shared.graph.state import MAX_PAIRS_PER_REVIEW
 from shared.projection import opinion_text
 
-MAX_ASPECT_CHARS: Final = 64
+MAX_ASPECT_BYTES: Final = 64
+MAX_PHRASE_BYTES: Final = 60  # leaves a quote most of what a pair may hold
 MAX_FINDINGS: Final = 64  # of one text, whatever the provider answers
 
 
@@ -110,13 +111,14 @@ def choose(found: Sequence[tuple[str, Proven]]) -> list[tuple[str, Proven]]:
 def _proven(text: str, findings: Sequence[Finding]) -> list[Proven]:
     proven = []
     for finding in findings[:MAX_FINDINGS]:
-        phrase = clean(finding.opinion, MAX_PHRASE_CHARS)
+        phrase = clean(finding.opinion, MAX_PHRASE_BYTES)
         span = locate(text, finding.quote, finding.near)
         if span is None or not phrase:
             metrics.DROPPED.labels("quote_not_found" if span is None else "no_opinion").inc()
             continue
-        aspect = clean(finding.aspect, MAX_ASPECT_CHARS)
-        proven.append(Proven(aspect, phrase, finding.polarity, *span, finding.strength))
+        aspect = clean(finding.aspect, MAX_ASPECT_BYTES)
+        start, end = span[0], shortened(text, *span, phrase)
+        proven.append(Proven(aspect, phrase, finding.polarity, start, end, finding.strength))
     return proven
 
 

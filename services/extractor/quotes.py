@@ -1,9 +1,11 @@
 """Quotes are evidence: each is a real span of the text, or it is dropped."""
 
 import re
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Final
 
-from shared.events import MAX_QUOTE_CHARS
+from shared.events import MAX_PAIR_BYTES, MAX_QUOTE_CHARS, utf8_bytes
 
 # What models and keyboards write for one another.
 _ALIKE: Final = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "."})
@@ -11,7 +13,7 @@ _SPACES: Final = re.compile(r"\s+")
 
 
 def locate(text: str, quote: str, near: int = -1) -> tuple[int, int] | None:
-    """The span [start, end) of code points of `text` that `quote` names, at most MAX_QUOTE_CHARS long.
+    """The span [start, end) of code points of `text` that `quote` names, however long.
 
     As it is written, beginning at `near` if it does so, else at its first occurrence; else with case, white
     space and typographic signs ignored. None where it is not found or is empty.
@@ -20,10 +22,10 @@ def locate(text: str, quote: str, near: int = -1) -> tuple[int, int] | None:
     if not quote:
         return None
     if near >= 0 and text.startswith(quote, near):
-        return _bounded(text, near, near + len(quote))
+        return near, near + len(quote)
     start = text.find(quote)
     if start >= 0:
-        return _bounded(text, start, start + len(quote))
+        return start, start + len(quote)
     return _locate_alike(text, quote)
 
 
@@ -33,7 +35,7 @@ def _locate_alike(text: str, quote: str) -> tuple[int, int] | None:
     start = have.find(wanted) if wanted else -1
     if start < 0:
         return None
-    return _bounded(text, places[start], places[start + len(wanted) - 1] + 1)
+    return places[start], places[start + len(wanted) - 1] + 1
 
 
 def _normalised(text: str) -> tuple[str, list[int]]:
@@ -49,14 +51,21 @@ def _normalised(text: str) -> tuple[str, list[int]]:
     return "".join(characters).rstrip(" "), places
 
 
-def _bounded(text: str, start: int, end: int) -> tuple[int, int]:
-    if end - start <= MAX_QUOTE_CHARS:
-        return start, end
-    cut = max(text.rfind(" ", start, start + MAX_QUOTE_CHARS + 1), 0)
-    return start, cut if cut > start else start + MAX_QUOTE_CHARS
+def shortened(text: str, start: int, end: int, phrase: str) -> int:
+    """Where the quote [start, end) ends so that it fits into a pair beside `phrase`: after a word if it can."""
+    longest = start + len(_fitting(text[start:end][:MAX_QUOTE_CHARS], MAX_PAIR_BYTES - utf8_bytes(phrase)))
+    if end <= longest:
+        return end
+    cut = text.rfind(" ", start, longest + 1)
+    return cut if cut > start else longest
 
 
 def clean(phrase: str, limit: int) -> str:
-    """A phrase in small letters, single-spaced, without control characters, at most `limit` long."""
+    """A phrase in small letters, single-spaced, without control characters, of at most `limit` bytes."""
     printable = "".join(c if c.isprintable() else " " for c in phrase)
-    return _SPACES.sub(" ", printable).strip().casefold()[:limit].rstrip()
+    return _fitting(_SPACES.sub(" ", printable).strip().casefold(), limit).rstrip()
+
+
+def _fitting(text: str, limit: int) -> str:
+    """As much of the text as `limit` bytes hold."""
+    return text[: bisect_right(list(accumulate(map(utf8_bytes, text))), limit)]

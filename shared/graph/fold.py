@@ -6,7 +6,7 @@ an exactly-once result. graph_updater, rebuild, trainer and evaluation all fold 
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -48,22 +48,22 @@ def fold_user(user: UserState, facts: Iterable[UserFact], sources: Iterable[Sour
 
     Facts of other users are the caller's mistake and raise ValueError.
     """
-    interactions = {slot.event_id: slot for slot in user.interactions}
-    reviews = {(slot.other_id, slot.review_id): slot for slot in user.reviews}
+    interactions: list[InteractionSlot] = []
+    reviews: list[ReviewSlot] = []
     erased_at = user.erased_at
     for fact in facts:
         if fact.user_id != user.user_id:
             raise ValueError("a fact of another user")
         if isinstance(fact, Interaction):
-            _join_interaction(interactions, fact)
+            interactions.append(InteractionSlot(fact.ts, fact.event_id, fact.item_id, fact.kind))
         elif isinstance(fact, Opinions):
-            _join_review(reviews, _slot_of_opinions(fact))
+            reviews.append(_slot_of_opinions(fact))
         else:
             erased_at = max(erased_at, fact.erased_at)
     return UserState(
         user_id=user.user_id,
-        interactions=_newest_interactions(interactions.values(), erased_at),
-        reviews=_newest_reviews(slot for slot in reviews.values() if slot.ts > erased_at),
+        interactions=_after(erased_at, _join_interactions(user.interactions, interactions)),
+        reviews=_after(erased_at, _join_reviews(user.reviews, reviews)),
         erased_at=erased_at,
         positions=_positions(user.positions, sources),
         version=user.version,
@@ -73,7 +73,7 @@ def fold_user(user: UserState, facts: Iterable[UserFact], sources: Iterable[Sour
 def fold_item(item: ItemNode, facts: Iterable[ItemFact], sources: Iterable[Source | None] = ()) -> ItemNode:
     """Join facts of one item into its state; as fold_user."""
     description, semantics = item.facts, item.semantics
-    reviews = {(slot.other_id, slot.review_id): slot for slot in item.reviews}
+    reviews: list[ReviewSlot] = []
     buckets, total, last_seen = dict(item.popularity), item.popularity_total, item.last_seen
     for fact in facts:
         if fact.item_id != item.item_id:
@@ -84,7 +84,7 @@ def fold_item(item: ItemNode, facts: Iterable[ItemFact], sources: Iterable[Sourc
             buckets[bucket] = _smallest(buckets.get(bucket, ()), (fact.user_hash,), BUCKET_HASHES)
             total = _smallest(total, (fact.user_hash,), TOTAL_HASHES)
         elif isinstance(fact, ReviewEdge):
-            _join_review(reviews, _slot_of_edge(fact))
+            reviews.append(_slot_of_edge(fact))
         elif isinstance(fact, Item):
             description = _newest(description, _facts_of(fact), _facts_order)
         else:
@@ -93,7 +93,7 @@ def fold_item(item: ItemNode, facts: Iterable[ItemFact], sources: Iterable[Sourc
         item_id=item.item_id,
         facts=description,
         semantics=semantics,
-        reviews=_newest_reviews(reviews.values()),
+        reviews=_join_reviews(item.reviews, reviews),
         popularity=_newest_buckets(buckets),
         popularity_total=total,
         last_seen=last_seen,
@@ -104,17 +104,11 @@ def fold_item(item: ItemNode, facts: Iterable[ItemFact], sources: Iterable[Sourc
 
 def merge_users(a: UserState, b: UserState) -> UserState:
     """The join of two states of one user, as after a rebalance left two writers."""
-    interactions = {slot.event_id: slot for slot in a.interactions}
-    for slot in b.interactions:
-        _keep_newest(interactions, slot)
-    reviews = {(slot.other_id, slot.review_id): slot for slot in a.reviews}
-    for review in b.reviews:
-        _join_review(reviews, review)
     erased_at = max(a.erased_at, b.erased_at)
     return UserState(
         user_id=a.user_id,
-        interactions=_newest_interactions(interactions.values(), erased_at),
-        reviews=_newest_reviews(slot for slot in reviews.values() if slot.ts > erased_at),
+        interactions=_after(erased_at, _join_interactions(a.interactions, b.interactions)),
+        reviews=_after(erased_at, _join_reviews(a.reviews, b.reviews)),
         erased_at=erased_at,
         positions=_merge_positions(a.positions, b.positions),
         version=max(a.version, b.version),
@@ -123,9 +117,6 @@ def merge_users(a: UserState, b: UserState) -> UserState:
 
 def merge_items(a: ItemNode, b: ItemNode) -> ItemNode:
     """The join of two states of one item."""
-    reviews = {(slot.other_id, slot.review_id): slot for slot in a.reviews}
-    for review in b.reviews:
-        _join_review(reviews, review)
     buckets = dict(a.popularity)
     for bucket, hashes in b.popularity.items():
         buckets[bucket] = _smallest(buckets.get(bucket, ()), hashes, BUCKET_HASHES)
@@ -133,7 +124,7 @@ def merge_items(a: ItemNode, b: ItemNode) -> ItemNode:
         item_id=a.item_id,
         facts=_newest(a.facts, b.facts, _facts_order),
         semantics=_newest(a.semantics, b.semantics, _semantics_order),
-        reviews=_newest_reviews(reviews.values()),
+        reviews=_join_reviews(a.reviews, b.reviews),
         popularity=_newest_buckets(buckets),
         popularity_total=_smallest(a.popularity_total, b.popularity_total, TOTAL_HASHES),
         last_seen=max(a.last_seen, b.last_seen),
@@ -155,7 +146,6 @@ def edges_of(fact: Interaction | Opinions, source: Source) -> InteractionEdge | 
         ts=fact.ts,
         rating=fact.rating,
         extractor_version=fact.extractor_version,
-        content_hash=fact.content_hash,
         pairs=fact.pairs[:MAX_PAIRS_PER_REVIEW],
         vector=fact.vector,
         source=source,
@@ -209,24 +199,28 @@ def _bare_item(item: ItemNode) -> tuple[object, ...]:
 # --- interactions ---------------------------------------------------------------------------------------
 
 
-def _join_interaction(slots: dict[str, InteractionSlot], fact: Interaction) -> None:
-    _keep_newest(slots, InteractionSlot(fact.ts, fact.event_id, fact.item_id, fact.kind))
-
-
 _interaction_order = attrgetter("ts", "event_id", "item_id", "kind")  # written in C: it is what a fold does most
+Slot = TypeVar("Slot", InteractionSlot, ReviewSlot)
 
 
-def _keep_newest(slots: dict[str, InteractionSlot], slot: InteractionSlot) -> None:
-    # One event_id with two contents is a producer's mistake; the larger one wins, whatever came first.
-    held = slots.get(slot.event_id)
-    if held is None or _interaction_order(slot) > _interaction_order(held):
-        slots[slot.event_id] = slot
+def _after(erased_at: float, slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
+    # What is erased is older than all that is not, so none of it took the place of another among the newest N.
+    return tuple(slot for slot in slots if slot.ts > erased_at) if erased_at else slots
 
 
-def _newest_interactions(slots: Iterable[InteractionSlot], erased_at: float) -> tuple[InteractionSlot, ...]:
-    kept = [slot for slot in slots if slot.ts > erased_at]
-    kept.sort(key=_interaction_order, reverse=True)
-    return tuple(kept[:MAX_INTERACTIONS])
+def _join_interactions(
+    held: tuple[InteractionSlot, ...], others: Sequence[InteractionSlot]
+) -> tuple[InteractionSlot, ...]:
+    """The newest of both."""
+    if not others:
+        return held
+    slots = {slot.event_id: slot for slot in held}
+    for slot in others:
+        # One event_id with two contents is a producer's mistake; the larger one wins, whatever came first.
+        known = slots.get(slot.event_id)
+        if known is None or _interaction_order(slot) > _interaction_order(known):
+            slots[slot.event_id] = slot
+    return tuple(sorted(slots.values(), key=_interaction_order, reverse=True)[:MAX_INTERACTIONS])
 
 
 # --- reviews --------------------------------------------------------------------------------------------
@@ -234,41 +228,39 @@ def _newest_interactions(slots: Iterable[InteractionSlot], erased_at: float) -> 
 
 def _slot_of_opinions(fact: Opinions) -> ReviewSlot:
     return ReviewSlot(
-        fact.ts, fact.item_id, fact.review_id, fact.ts, 0.0, fact.extractor_version, fact.content_hash,
-        fact.rating, tuple(fact.pairs[:MAX_PAIRS_PER_REVIEW]), b"",
+        fact.item_id, fact.review_id, fact.ts, 0.0, fact.extractor_version, fact.rating,
+        tuple(fact.pairs[:MAX_PAIRS_PER_REVIEW]), b"",
     )  # fmt: skip
 
 
 def _slot_of_edge(fact: ReviewEdge) -> ReviewSlot:
     return ReviewSlot(
-        max(fact.ts, fact.erased_at), fact.user_id, fact.review_id, fact.ts, fact.erased_at, fact.extractor_version,
-        fact.content_hash, fact.rating, tuple(fact.pairs[:MAX_PAIRS_PER_REVIEW]), fact.vector,
+        fact.user_id, fact.review_id, fact.ts, fact.erased_at, fact.extractor_version, fact.rating,
+        tuple(fact.pairs[:MAX_PAIRS_PER_REVIEW]), fact.vector,
     )  # fmt: skip
 
 
-def _join_review(slots: dict[tuple[str, str], ReviewSlot], slot: ReviewSlot) -> None:
-    key = (slot.other_id, slot.review_id)
-    held = slots.get(key)
-    if held is None:
-        slots[key] = slot
-        return
-    if _version(slot) > _version(held):
-        slots[key] = slot
+def _join_reviews(held: tuple[ReviewSlot, ...], others: Sequence[ReviewSlot]) -> tuple[ReviewSlot, ...]:
+    """The newest of both, of each review its newest version."""
+    if not others:
+        return held
+    slots = {(slot.other_id, slot.review_id): slot for slot in held}
+    for slot in others:
+        known = slots.get((slot.other_id, slot.review_id))
+        if known is None or _version(slot) > _version(known):
+            slots[slot.other_id, slot.review_id] = slot
+    ordered = sorted(slots.values(), key=attrgetter("place", "review_id", "other_id"), reverse=True)
+    return tuple(ordered[:MAX_REVIEWS])
 
 
-def _version(slot: ReviewSlot) -> tuple[float, bool, float, float, int, str, float, tuple[object, ...], bytes]:
+def _version(slot: ReviewSlot) -> tuple[float, bool, float, float, int, float, tuple[object, ...], bytes]:
     # The place comes first, so the winner also has the highest place: what was evicted can only come back by a
-    # fact that wins. The last four only decide between producers' mistakes, so that the order is total.
+    # fact that wins. The last three only decide between producers' mistakes, so that the order is total.
     return (
-        slot.place, slot.erased_at > 0.0, slot.ts, slot.erased_at, slot.extractor_version, slot.content_hash,
-        slot.rating, tuple((p.start, p.end, p.attribute, p.phrase, p.polarity, p.quote, p.vector) for p in slot.pairs),
+        slot.place, slot.erased_at > 0.0, slot.ts, slot.erased_at, slot.extractor_version, slot.rating,
+        tuple((p.start, p.end, p.attribute, p.phrase, p.polarity, p.quote, p.vector) for p in slot.pairs),
         slot.vector,
     )  # fmt: skip
-
-
-def _newest_reviews(slots: Iterable[ReviewSlot]) -> tuple[ReviewSlot, ...]:
-    ordered = sorted(slots, key=attrgetter("place", "review_id", "other_id"), reverse=True)
-    return tuple(ordered[:MAX_REVIEWS])
 
 
 # --- items ----------------------------------------------------------------------------------------------

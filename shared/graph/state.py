@@ -20,7 +20,7 @@ BUCKET_HASHES: Final = 64
 TOTAL_HASHES: Final = 256
 
 
-class InteractionSlot(Struct, frozen=True, array_like=True):
+class InteractionSlot(Struct, frozen=True, gc=False, array_like=True):
     """One interaction of a user; the newest by (ts, event_id) are kept."""
 
     ts: float
@@ -29,26 +29,28 @@ class InteractionSlot(Struct, frozen=True, array_like=True):
     kind: str
 
 
-class ReviewSlot(Struct, frozen=True, array_like=True):
+class ReviewSlot(Struct, frozen=True, gc=False, array_like=True):
     """One review, as its user (`other_id` is the item) or as its item (`other_id` is the user) keeps it.
 
-    `place` = max(ts, erased_at) orders slots; of two versions of one slot the one with the higher place wins, then
-    a blank, then (ts, extractor version, content hash).
+    Of two versions of one slot the one with the higher place wins, then a blank, then (ts, extractor version).
     """
 
-    place: float
     other_id: str
     review_id: str
     ts: float
     erased_at: float
     extractor_version: int
-    content_hash: str
     rating: float
     pairs: tuple[Pair, ...]
     vector: bytes
 
+    @property
+    def place(self) -> float:
+        """Where the slot stands among the others: the newest are kept."""
+        return max(self.ts, self.erased_at)
 
-class ItemFacts(Struct, frozen=True, array_like=True):
+
+class ItemFacts(Struct, frozen=True, gc=False, array_like=True):
     """An item's own description: the newest by (ts, content hash)."""
 
     ts: float
@@ -60,7 +62,7 @@ class ItemFacts(Struct, frozen=True, array_like=True):
     available: bool
 
 
-class Semantics(Struct, frozen=True, array_like=True):
+class Semantics(Struct, frozen=True, gc=False, array_like=True):
     """The embedding of an item's text, E int8 numbers: the newest by (ts, extractor version, content hash)."""
 
     ts: float
@@ -69,7 +71,7 @@ class Semantics(Struct, frozen=True, array_like=True):
     vector: bytes
 
 
-class UserState(Struct, frozen=True, array_like=True):
+class UserState(Struct, frozen=True, gc=False, array_like=True):
     user_id: str
     interactions: tuple[InteractionSlot, ...] = ()  # newest first
     reviews: tuple[ReviewSlot, ...] = ()  # newest first
@@ -78,7 +80,7 @@ class UserState(Struct, frozen=True, array_like=True):
     version: int = 0
 
 
-class ItemNode(Struct, frozen=True, array_like=True):
+class ItemNode(Struct, frozen=True, gc=False, array_like=True):
     item_id: str
     facts: ItemFacts | None = None
     semantics: Semantics | None = None

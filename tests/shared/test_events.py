@@ -69,6 +69,21 @@ def test_a_review_of_exactly_32_kib_is_taken() -> None:
     assert isinstance(events.decode(topics.REVIEWS, value, NOW), Review)
 
 
+@pytest.mark.parametrize(("phrase", "quote", "taken"), [("p" * 36, "q" * 120, True), ("p" * 37, "q" * 120, False),
+                                                        ("good", "音" * 50, True), ("good", "音" * 51, False)])  # fmt: skip
+def test_phrase_and_quote_of_a_pair_are_bounded_together_in_bytes(phrase: str, quote: str, taken: bool) -> None:
+    pair = events.Pair("sound", phrase, b"v", 1, 0, len(quote), quote)
+    edge = events.ReviewEdge(
+        item_id="i", review_id="r", user_id="u", ts=NOW, pairs=[pair], source=events.Source(topics.REVIEWS, 0, 0, NOW)
+    )
+    value = events.encode(edge)
+    if taken:
+        assert events.decode(topics.ITEM_EDGES, value, NOW) == edge
+    else:
+        error = refused(topics.ITEM_EDGES, value)
+        assert (error.reason, error.field) == ("too_large", "pairs")
+
+
 def test_the_time_bounds_are_inclusive() -> None:
     for ts in (events.EARLIEST, NOW + events.FUTURE_TOLERANCE_SECONDS):
         events.decode(topics.INTERACTIONS, json.dumps(CLICK | {"ts": ts}).encode(), NOW)

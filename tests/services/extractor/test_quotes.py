@@ -4,19 +4,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.extractor.quotes import clean, locate
-from shared.events import MAX_QUOTE_CHARS
+from services.extractor.quotes import clean, locate, shortened
+from shared.events import MAX_PAIR_BYTES, MAX_QUOTE_CHARS, utf8_bytes
 
 ANY = st.text(st.characters(exclude_categories=[]), max_size=300)  # surrogates and control characters too
 
 
 @given(ANY, ANY, st.integers(-1, 400))
-def test_any_span_lies_in_the_text_and_is_short(text: str, quote: str, near: int) -> None:
+def test_any_span_lies_in_the_text(text: str, quote: str, near: int) -> None:
     span = locate(text, quote, near)
     if span is not None:
         start, end = span
         assert 0 <= start < end <= len(text)
-        assert end - start <= MAX_QUOTE_CHARS
+
+
+@given(ANY, st.integers(0, 300), st.integers(1, 300), st.text(max_size=30))
+def test_a_shortened_quote_fits_into_a_pair_and_loses_nothing_that_fits(
+    text: str, start: int, length: int, phrase: str
+) -> None:
+    start, end = min(start, len(text)), min(start + length, len(text))
+    cut = shortened(text, start, end, phrase)
+    assert start <= cut <= end
+    assert start < cut or start == end
+    assert cut - start <= MAX_QUOTE_CHARS
+    assert utf8_bytes(text[start:cut]) + utf8_bytes(phrase) <= MAX_PAIR_BYTES
+    if end - start <= MAX_QUOTE_CHARS and utf8_bytes(text[start:end]) + utf8_bytes(phrase) <= MAX_PAIR_BYTES:
+        assert cut == end
 
 
 @given(ANY, st.data())
@@ -61,17 +74,17 @@ def test_of_two_occurrences_the_one_that_is_named_is_taken() -> None:
 
 def test_a_long_quote_is_cut_between_words() -> None:
     text = "the sound is warm and " * 20
-    start, end = locate(text, text) or (0, 0)
-    assert start == 0
+    end = shortened(text, 0, len(text), "warm")
     assert 100 < end <= MAX_QUOTE_CHARS
     assert text[end] == " "
-    assert locate("x" * 500, "x" * 500) == (0, MAX_QUOTE_CHARS)
+    assert shortened("x" * 500, 0, 500, "warm") == MAX_QUOTE_CHARS
+    assert shortened("音" * 500, 0, 500, "warm") == (MAX_PAIR_BYTES - len("warm")) // 3
 
 
 @given(ANY, st.integers(1, 120))
 def test_a_phrase_is_clean(phrase: str, limit: int) -> None:
     cleaned = clean(phrase, limit)
-    assert len(cleaned) <= limit
+    assert utf8_bytes(cleaned) <= limit
     assert cleaned == cleaned.strip()
     assert "  " not in cleaned
     assert "\n" not in cleaned

@@ -98,7 +98,7 @@ def item_of(
 
 
 def review_of(other_id: str, review_id: str, *pairs: Pair, ts: float = NOW) -> ReviewSlot:
-    return ReviewSlot(ts, other_id, review_id, ts, 0.0, 1, "hash", 4.0, tuple(pairs), b"")
+    return ReviewSlot(other_id, review_id, ts, 0.0, 1, 4.0, tuple(pairs), b"")
 
 
 def pair_of(attribute: str, phrase: str, polarity: int = 1, vector: Sequence[float] = (1.0, 0.0)) -> Pair:

@@ -132,8 +132,9 @@ def test_a_probe_that_nobody_waited_for_counts_as_its_deadline() -> None:
     }
 
 
-def test_the_state_that_is_measured_is_at_its_bounds() -> None:
-    user = state_size.bounded(36, 35)
+def test_a_state_at_its_bounds_has_at_most_32_kib_where_ids_are_uuids() -> None:
+    user = state_size.bounded(36)
+    assert state_size.size(user) <= state_size.BOUND
     assert (len(user.interactions), len(user.reviews)) == (MAX_INTERACTIONS, MAX_REVIEWS)
     assert all(len(slot.pairs) == MAX_PAIRS_PER_REVIEW for slot in user.reviews)
     assert all(len(slot.other_id) == 36 for slot in user.reviews)

@@ -88,7 +88,7 @@ def test_an_item_from_below_has_no_place_before() -> None:
 def test_a_user_complains_about_what_they_speak_of_most() -> None:
     def slot(n: int, attribute: str) -> ReviewSlot:
         pair = Pair(attribute, "x", b"", 1, 0, 1, "x")
-        return ReviewSlot(float(n), f"b{n}", f"r{n}", float(n), 0.0, 1, "h", 5.0, (pair,), b"")
+        return ReviewSlot(f"b{n}", f"r{n}", float(n), 0.0, 1, 5.0, (pair,), b"")
 
     state = UserState(
         "u", (InteractionSlot(9.0, "e", "b9", "click"),), (slot(1, "sound"), slot(2, "price"), slot(3, "sound"))

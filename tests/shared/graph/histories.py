@@ -93,7 +93,6 @@ reviews = st.builds(
     ts=times,
     rating=st.sampled_from([1.0, 5.0]),
     extractor_version=st.integers(1, 2),
-    content_hash=st.sampled_from(["a", "b"]),
     pairs=pairs,
     vector=st.sampled_from([b"", b"v"]),
     source=sources,

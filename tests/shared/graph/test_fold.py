@@ -178,7 +178,7 @@ def test_an_edge_depends_on_the_fact_alone_and_hides_who_clicked() -> None:
     assert USER.encode() not in to_bytes(item_of([edge]))
     found = opinion("r", BASE)
     assert fold.edges_of(found, SOURCE) == ReviewEdge(
-        item_id="i", review_id="r", user_id=USER, ts=BASE, rating=0.0, extractor_version=1, content_hash="h",
+        item_id="i", review_id="r", user_id=USER, ts=BASE, rating=0.0, extractor_version=1,
         pairs=found.pairs, vector=b"", source=SOURCE,
     )  # fmt: skip
 
@@ -221,7 +221,7 @@ def pair(chance: random.Random) -> Pair:
 def review(review_id: str, ts: float) -> ReviewEdge:
     found = [Pair("sound", "good", b"a", 1, 0, 4, "good")]
     return ReviewEdge(
-        item_id=ITEM, review_id=review_id, user_id=f"u-{review_id}", ts=ts, extractor_version=1, content_hash="h",
+        item_id=ITEM, review_id=review_id, user_id=f"u-{review_id}", ts=ts, extractor_version=1,
         pairs=found, source=SOURCE,
     )  # fmt: skip
 
