@@ -55,7 +55,7 @@ class Running:
     def metric(self, name: str, **labels: str) -> float:
         """A sample of /metrics; 0 where there is none."""
         address = self.logged(r'"address": "([\d.]+:\d+)"')
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{address}/metrics?name[]={name}", timeout=5) as answer:
             for line in answer.read().decode().splitlines():
                 if line.split("{")[0].split(" ")[0] == name and all(f'{k}="{v}"' in line for k, v in labels.items()):
                     return float(line.rsplit(" ", 1)[1])

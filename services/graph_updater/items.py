@@ -12,7 +12,7 @@ from services.graph_updater import metrics
 from services.graph_updater.announcer import Announcer, Change
 from services.graph_updater.checks import Checks
 from services.graph_updater.nodes import Nodes
-from services.graph_updater.store import DUE, YES
+from services.graph_updater.store import DUE, NO, YES
 from shared.events import InteractionEdge, Item, ItemSemantics, ReviewEdge, Source
 from shared.graph import fold
 from shared.graph.fold import ItemFact
@@ -46,7 +46,9 @@ class ItemsHandler:
             after = self._join(groups, before)
             changed = [item for item in after.values() if not _unchanged(before.get(item.item_id), item)]
             deferred = self._announcer.deferred([item.item_id for item in changed], time.monotonic())
-            written = await self._items.write(changed, before, {item_id: {DUE: YES} for item_id in deferred})
+            written = await self._items.write(
+                changed, before, {item.item_id: {DUE: YES if item.item_id in deferred else NO} for item in changed}
+            )
             told = [(written.get(item_id, after[item_id]), group.changes) for item_id, group in groups.items()]
             await self._announcer.tell(told, deferred)
         return refused

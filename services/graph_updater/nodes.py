@@ -30,7 +30,7 @@ GET_NODES: Final = 1000
 @dataclass(frozen=True)
 class Kind(Generic[State]):
     """What users and items do differently. `vectors` and `fields` give what is written beside a state, and
-    `keeps_vectors` says that those of an earlier state may stay.
+    `keeps_vectors` says that those of an earlier state, of both, may stay.
     """
 
     name: KindName
@@ -95,7 +95,8 @@ class Nodes(Generic[State]):
     def _row(self, node: str, state: State, before: State | None, fields: Mapping[str, Mapping[str, str]]) -> Row:
         keeps = before is not None and self._kind.keeps_vectors(before, state)
         vectors = None if keeps else self._kind.vectors(state)
-        return Row(node, state.version, to_bytes(state), vectors, {**self._kind.fields(state), **fields.get(node, {})})
+        found_by = {} if keeps else self._kind.fields(state)
+        return Row(node, state.version, to_bytes(state), vectors, {**found_by, **fields.get(node, {})})
 
     def _cached(self, ids: Sequence[str]) -> tuple[dict[str, State], list[str]]:
         known = {node: state for node in ids if (state := self._cache.get(node)) is not None}

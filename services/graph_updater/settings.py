@@ -32,7 +32,7 @@ class GraphUpdaterSettings(ServiceSettings):
     port: int = Field(50053, ge=0, le=65535, description="gRPC port; 0: any free one")
     metrics_port: int = Field(9103, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free")
     worker: str = Field("0", min_length=1, max_length=64, description="this replica's slot in its consumer groups")
-    batch_size: int = Field(2000, ge=1, le=10_000, description="records joined and written together")
+    batch_size: int = Field(4000, ge=1, le=10_000, description="records joined and written together")
     cache_megabytes: int = Field(256, ge=1, description="of states in memory, for users and for items each")
     cached_item_vectors: int = Field(
         200_000, ge=1, description="semantic vectors of items in memory, one byte a number"

@@ -153,9 +153,7 @@ class EdgeStore(Store):
             for start in range(0, len(whole), UPSERT_POINTS)
         ]
         operations += [
-            edge.UpdateOperation.overwrite_payload([point_id(row.id)], _payload(row))
-            for row in rows
-            if row.vectors is None
+            edge.UpdateOperation.set_payload([point_id(row.id)], _payload(row)) for row in rows if row.vectors is None
         ]
         await self._shards[kind].update("put", operations)
         return {}
@@ -209,7 +207,7 @@ class EdgeStore(Store):
         def work(shard: Any) -> None:
             of_point = {point_id(node): version for node, version in versions.items()}
             held = shard.retrieve(list(of_point), with_payload=["version"], with_vector=False)
-            still: list[Any] = [str(r.id) for r in held if r.payload["version"] == of_point[str(r.id)]]
+            still = [record.id for record in held if record.payload["version"] == of_point[record.id]]
             if still:
                 shard.update(edge.UpdateOperation.delete_payload(still, [name]))
 
@@ -238,9 +236,9 @@ class EdgeStore(Store):
 
 def _point(row: Row) -> Any:
     held = (row.vectors or {}).items()
-    return edge.Point(point_id(row.id), {name: vector.tolist() for name, vector in held if len(vector)}, _payload(row))
+    vectors: dict[str, Any] = {name: vector.tolist() for name, vector in held if len(vector)}
+    return edge.Point(point_id(row.id), vectors, {"id": row.id, **_payload(row)})
 
 
 def _payload(row: Row) -> dict[str, Any]:
-    state = base64.b64encode(row.state).decode("ascii")
-    return {"id": row.id, "version": row.version, "state": state, **row.fields}
+    return {"version": row.version, "state": base64.b64encode(row.state).decode("ascii"), **row.fields}

@@ -103,7 +103,7 @@ class QdrantStore(Store):
         return await self.get(kind, refused) if refused else {}
 
     async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, Floats]) -> None:
-        points = [models.PointVectors(id=point_id(i), vector={name: v.tolist()}) for i, v in vectors.items()]
+        points = [models.PointVectors(id=str(point_id(i)), vector={name: v.tolist()}) for i, v in vectors.items()]
         for start in range(0, len(points), REVISED):
             await self._call(
                 kind, "revise", self._client.update_vectors(self._names[kind], points[start : start + REVISED])
@@ -117,7 +117,7 @@ class QdrantStore(Store):
     async def similar(
         self, kind: KindName, vector: Floats, name: VectorName, k: int, without: str
     ) -> list[tuple[str, float]]:
-        others = models.Filter(must_not=[models.HasIdCondition(has_id=[point_id(without)])])
+        others = models.Filter(must_not=[models.HasIdCondition(has_id=[str(point_id(without))])])
         answer = await self._call(
             kind,
             "similar",
@@ -180,8 +180,8 @@ class QdrantStore(Store):
             for version, points in by_version.items()
         ]  # fmt: skip
         operations += [
-            models.OverwritePayloadOperation(
-                overwrite_payload=models.SetPayload(payload=_payload(row, token), filter=_before(row.id, row.version))
+            models.SetPayloadOperation(
+                set_payload=models.SetPayload(payload=_payload(row, token), filter=_before(row.id, row.version))
             )
             for row in rows
             if row.vectors is None
@@ -201,7 +201,7 @@ class QdrantStore(Store):
             kind,
             call,
             self._client.retrieve(
-                self._names[kind], [point_id(i) for i in ids], with_payload=fields, with_vectors=vectors or False,
+                self._names[kind], [str(point_id(i)) for i in ids], with_payload=fields, with_vectors=vectors or False,
                 timeout=self._settings.timeout_seconds,
             ),
         )  # fmt: skip
@@ -260,7 +260,7 @@ def _stored(payload: Mapping[str, Any]) -> Stored:
 
 def _point(row: Row, token: str) -> models.PointStruct:
     vectors: dict[Any, Any] = {n: vector.tolist() for n, vector in (row.vectors or {}).items() if len(vector)}
-    return models.PointStruct(id=point_id(row.id), vector=vectors, payload=_payload(row, token))
+    return models.PointStruct(id=str(point_id(row.id)), vector=vectors, payload=_payload(row, token))
 
 
 def _payload(row: Row, token: str) -> dict[str, Any]:
@@ -275,7 +275,7 @@ def _lower_than(version: int) -> models.Filter:
 def _before(node: str, version: int) -> models.Filter:
     return models.Filter(
         must=[
-            models.HasIdCondition(has_id=[point_id(node)]),
+            models.HasIdCondition(has_id=[str(point_id(node))]),
             models.FieldCondition(key="version", range=models.Range(lt=version)),
         ]
     )
@@ -284,7 +284,7 @@ def _before(node: str, version: int) -> models.Filter:
 def _is(node: str, version: int) -> models.Filter:
     return models.Filter(
         must=[
-            models.HasIdCondition(has_id=[point_id(node)]),
+            models.HasIdCondition(has_id=[str(point_id(node))]),
             models.FieldCondition(key="version", match=models.MatchValue(value=version)),
         ]
     )

@@ -21,7 +21,7 @@ from tests.running import Running
 
 EVENTS: Final = 40_000
 GOAL: Final = 1.5
-POLL_SECONDS: Final = 0.5  # a scrape costs the service some milliseconds
+POLL_SECONDS: Final = 0.2
 DONE: Final = "finestream_stream_records_total"
 FACTS: Final = (topics.INTERACTIONS, topics.OPINIONS)
 WHAT: Final = (

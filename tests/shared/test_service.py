@@ -74,6 +74,8 @@ def test_a_service_reports_and_stops_cleanly_on_sigterm(running: tuple[subproces
     eventually(url + "/readyz", 200)
     assert get(url + "/livez") == (200, "ok")
     assert 'finestream_service_info{service="example"' in get(url + "/metrics")[1]
+    few = get(url + "/metrics?name[]=finestream_service_info")[1]
+    assert [line.split("{")[0] for line in few.splitlines() if line[0] != "#"] == ["finestream_service_info"]
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
 

@@ -1,9 +1,10 @@
 """Test doubles of graph_updater's neighbours: a store in a dict, a producer that records, and facts to feed them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 
 from services.graph_updater.store import Floats, KindName, Row, Store, Stored, VectorName
 from shared import events, topics
@@ -51,9 +52,9 @@ class MemoryStore(Store):
                 newer[row.id] = Stored(held.version, held.state)
             elif row.vectors is None:
                 assert held is not None, "only what is there can keep its vectors"
-                self.rows[kind][row.id] = replace(row, vectors=held.vectors)
+                self.rows[kind][row.id] = _found_by(row, {**held.fields, **row.fields}, held.vectors)
             else:
-                self.rows[kind][row.id] = row
+                self.rows[kind][row.id] = _found_by(row, row.fields, row.vectors)
         return newer
 
     async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, Floats]) -> None:
@@ -92,6 +93,10 @@ class MemoryStore(Store):
 
     async def close(self) -> None:
         self.rows = {"users": {}, "items": {}}
+
+
+def _found_by(row: Row, fields: Mapping[str, str | list[str]], vectors: Mapping[VectorName, Floats] | None) -> Row:
+    return replace(row, vectors=vectors, fields={name: value for name, value in fields.items() if value})
 
 
 def _holds(field: str | list[str], value: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from qdrant_client import AsyncQdrantClient
 
 from services.graph_updater.settings import QdrantSettings
-from services.graph_updater.store import DUE, REVIEWERS, YES, Floats, Row, Store, Stored
+from services.graph_updater.store import DUE, NO, REVIEWERS, YES, Floats, Row, Store, Stored
 from services.graph_updater.store_edge import EdgeStore, open_edge
 from services.graph_updater.store_qdrant import QdrantStore, connect
 from shared.service import WrongSetting
@@ -77,15 +77,16 @@ async def test_a_newer_version_replaces_the_whole_row(store: Store) -> None:
     assert await store.count("items") == 1
 
 
-async def test_a_row_without_vectors_leaves_those_of_the_node_and_replaces_all_else(store: Store) -> None:
+async def test_a_row_without_vectors_leaves_those_of_the_node_and_the_fields_it_does_not_name(store: Store) -> None:
     await store.put("items", [row("a", 1, b"old", reviewers=["u"], due=YES), row("b", 1)])
-    kept = Row("a", 2, b"new", None, {REVIEWERS: ["v"]})
+    kept = Row("a", 2, b"new", None, {DUE: NO})
     assert await store.put("items", [kept, row("c", 1)]) == {}
     assert await store.get("items", ["a", "c"]) == {"a": Stored(2, b"new"), "c": Stored(1, b"\x00state\xff")}
     np.testing.assert_allclose((await store.vectors("items", ["a"], "semantic"))["a"], [1, 0, 0, 0], atol=1e-6)
-    assert await store.find("items", REVIEWERS, "v") == ["a"]
-    assert await store.find("items", REVIEWERS, "u") == []
+    assert await store.find("items", REVIEWERS, "u") == ["a"]
     assert await store.find("items", DUE, YES) == []
+    await store.put("items", [Row("a", 3, b"newer", None, {DUE: YES})])
+    assert await store.find("items", DUE, YES) == ["a"]
     assert await store.count("items") == 3
 
 
