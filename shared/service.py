@@ -109,7 +109,7 @@ def run(name: str, settings_kind: type[S], compose: Compose[S]) -> None:
     """Run one service until it is told to stop. Never returns normally: exits with a code."""
     settings = read(settings_kind)
     logs.configure(name, settings.log_level)
-    _spare_collector()
+    spare_collector()
     try:
         uvloop.run(_serve(name, settings, compose))
     except WrongSetting as error:
@@ -122,7 +122,7 @@ def run(name: str, settings_kind: type[S], compose: Compose[S]) -> None:
     sys.exit(0)
 
 
-def _spare_collector() -> None:
+def spare_collector() -> None:
     """Python's cycle collector took a sixth of graph_updater's time, most of it for modules, which never go."""
     gc.collect()
     gc.freeze()

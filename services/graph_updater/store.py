@@ -4,6 +4,7 @@ Two adapters stand behind one Protocol, and one test-suite holds for both: `stor
 this process) and `store_qdrant.py` (a Qdrant server). A collection is named `<kind>__<space>`.
 """
 
+import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -28,6 +29,8 @@ NO: Final = ""
 INDEXED: Final[Mapping[KindName, tuple[str, ...]]] = {"users": (), "items": (REVIEWERS, DUE)}
 IDS_REMEMBERED: Final = 100_000
 _NAMESPACE: Final = uuid.UUID("6f1dd1a6-3d1c-5b0e-9c55-8f5b1b4f5f0a")
+_MARKS: Final = 0xF << 76 | 0b11 << 62  # where a UUID says its version and variant
+_VERSION_5: Final = 0x5 << 76 | 0b10 << 62
 
 
 class Row(Struct, frozen=True):
@@ -100,4 +103,6 @@ def dimensions(space: Space) -> dict[VectorName, int]:
 @lru_cache(maxsize=IDS_REMEMBERED)
 def point_id(node_id: str) -> uuid.UUID:
     """Qdrant takes only UUIDs and integers; the id itself is kept beside the state."""
-    return uuid.uuid5(_NAMESPACE, node_id)
+    # uuid.uuid5, which takes 12 us where this takes 3.
+    digest = hashlib.sha1(_NAMESPACE.bytes + node_id.encode(), usedforsecurity=False).digest()
+    return uuid.UUID(int=int.from_bytes(digest[:16]) & ~_MARKS | _VERSION_5)

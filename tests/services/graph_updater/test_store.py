@@ -2,16 +2,19 @@
 
 import os
 import secrets
+import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient
 
 from services.graph_updater.settings import QdrantSettings
-from services.graph_updater.store import DUE, NO, REVIEWERS, YES, Floats, Row, Store, Stored
+from services.graph_updater.store import _NAMESPACE, DUE, NO, REVIEWERS, YES, Floats, Row, Store, Stored, point_id
 from services.graph_updater.store_edge import EdgeStore, open_edge
 from services.graph_updater.store_qdrant import QdrantStore, connect
 from shared.service import WrongSetting
@@ -65,6 +68,11 @@ async def test_kinds_are_apart(store: Store) -> None:
     await store.put("users", [row("a")])
     assert await store.get("items", ["a"]) == {}
     assert await store.count("items") == 0
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_a_point_has_the_uuid_of_version_5_of_its_node(node: str) -> None:
+    assert point_id(node) == uuid.uuid5(_NAMESPACE, node)
 
 
 async def test_a_newer_version_replaces_the_whole_row(store: Store) -> None:
