@@ -12,7 +12,7 @@ touch thousands of folders in every flush, and no folder could ever be called fi
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -175,15 +175,16 @@ def rows_of(store: Store, file: File) -> Iterator[Archived]:
                 yield Archived(file.topic, *values)
 
 
-def read(url: str, topics: Sequence[str]) -> Iterator[Archived]:
+def read(url: str, topics: Sequence[str], after: Mapping[str, Mapping[int, int]] | None = None) -> Iterator[Archived]:
     """What the archive held of `topics` when the reading began: each record once, each partition in log order.
 
-    Memory does not grow with the log. When a compaction or an erasure replaces a file during the reading, the
-    manifests are read again and the reading goes on behind the last row it gave.
+    `after`: only records from these offsets on (topic -> partition -> offset). Memory does not grow with the log. When
+    a compaction or an erasure replaces a file during the reading, the manifests are read again and the reading goes on
+    behind the last row it gave.
     """
     store = Store(url)
     found = manifests(store)
-    progress = _Progress(found)
+    progress = _Progress(found, after or {})
     while True:
         try:
             for file in _files(found, topics):
@@ -235,13 +236,18 @@ class _Gone(Exception):
 class _Progress:
     """Which rows a reading has given: (topic, partition) -> (era, next offset), and where it ends."""
 
-    def __init__(self, found: Sequence[Manifest]) -> None:
-        self._given: dict[tuple[str, int], tuple[int, int]] = {}
+    def __init__(self, found: Sequence[Manifest], after: Mapping[str, Mapping[int, int]]) -> None:
         self._end = {
             (topic, partition): (manifest.era, offset)
             for manifest in found
             for topic, partitions in manifest.offsets.items()
             for partition, offset in partitions.items()
+        }
+        # An offset to go on from is one of the partition's newest era: what came before the log went back is read.
+        self._given: dict[tuple[str, int], tuple[int, int]] = {
+            (topic, partition): (era, after[topic][partition])
+            for (topic, partition), (era, _) in self._end.items()
+            if partition in after.get(topic, {})
         }
 
     def new_rows(self, store: Store, file: File) -> Iterator[Archived]:

@@ -15,6 +15,7 @@ from services.graph_updater.counting import count_for_ever
 from services.graph_updater.graph_service import SERVICE_NAME, GraphService
 from services.graph_updater.items import ItemsHandler
 from services.graph_updater.nodes import Nodes
+from services.graph_updater.sender import Sender
 from services.graph_updater.settings import GraphUpdaterSettings
 from services.graph_updater.store import Store
 from services.graph_updater.store_qdrant import QdrantStore, connect
@@ -52,12 +53,15 @@ class Graph:
     on_items: ItemsHandler
 
     @staticmethod
-    def of(settings: GraphUpdaterSettings, definition: Space, store: Store, producer: kafka.Producer) -> "Graph":
+    def of(
+        settings: GraphUpdaterSettings, definition: Space, store: Store, producer: Sender, first_version: int = 1
+    ) -> "Graph":
+        """`first_version`: no state is written with a lower one."""
         cached = ItemVectors(definition, settings.cached_item_vectors)
         derived = Derived(definition, cached, settings.half_life_days)
         cache_bytes = settings.cache_megabytes * MEGABYTE
-        users = nodes.users(store, derived, cache_bytes)
-        items = nodes.items(store, derived, cached, cache_bytes)
+        users = nodes.users(store, derived, cache_bytes, first_version)
+        items = nodes.items(store, derived, cached, cache_bytes, first_version)
         checks, changes = Checks(definition), Changes()
         sweep = Sweep(users, store, derived, cached)
         announcer = Announcer(items, store, producer, settings.announce_seconds)
@@ -70,11 +74,8 @@ class Graph:
 
 async def compose(runtime: Runtime[GraphUpdaterSettings]) -> None:
     settings = runtime.settings
-    try:
-        definition = space.load(settings.space.name, settings.space.root)
-    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
-        raise WrongSetting(f"FINESTREAM_SPACE_NAME={settings.space.name}: {error}") from None
-    async with _store(settings, definition) as store:
+    definition = space_of(settings)
+    async with opened(settings, definition) as store:
         await kafka.ensure_topics(settings.kafka)
         producer = kafka.Producer(settings.kafka)
         await producer.start()
@@ -87,8 +88,17 @@ async def compose(runtime: Runtime[GraphUpdaterSettings]) -> None:
             await producer.stop()
 
 
+def space_of(settings: GraphUpdaterSettings) -> Space:
+    """Raises WrongSetting."""
+    try:
+        return space.load(settings.space.name, settings.space.root)
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise WrongSetting(f"FINESTREAM_SPACE_NAME={settings.space.name}: {error}") from None
+
+
 @asynccontextmanager
-async def _store(settings: GraphUpdaterSettings, definition: Space) -> AsyncIterator[Store]:
+async def opened(settings: GraphUpdaterSettings, definition: Space) -> AsyncIterator[Store]:
+    """The store that the settings name, until the end of the block. Raises WrongSetting and Unavailable."""
     if settings.qdrant.url:
         server = QdrantStore(connect(settings.qdrant), definition, settings.qdrant)
         try:
@@ -140,7 +150,7 @@ def _open_edge(settings: GraphUpdaterSettings, definition: Space) -> "EdgeStore"
         from services.graph_updater.store_edge import open_edge
     except ImportError as error:
         raise WrongSetting(f"FINESTREAM_QDRANT_URL is not set and the embedded engine is missing: {error}") from None
-    return open_edge(settings.qdrant.path, definition, settings.flush_seconds)
+    return open_edge(settings.qdrant.path, definition, settings.flush_seconds, settings.qdrant.collection_prefix)
 
 
 def _stream(

@@ -43,8 +43,9 @@ class Kind(Generic[State]):
 
 
 class Nodes(Generic[State]):
-    def __init__(self, kind: Kind[State], store: Store, cache_bytes: int) -> None:
+    def __init__(self, kind: Kind[State], store: Store, cache_bytes: int, first_version: int = 1) -> None:
         self._kind: Final[Kind[State]] = kind
+        self._first_version = first_version
         self._store = store
         self._cache: Cache[State] = Cache(cache_bytes)
         self.lock = asyncio.Lock()
@@ -76,7 +77,7 @@ class Nodes(Generic[State]):
         written: dict[str, State] = {}
         pending = {self._kind.id_of(state): state for state in states}
         while pending:
-            pending = {node: _next_version(state) for node, state in pending.items()}
+            pending = {node: self._next_version(state) for node, state in pending.items()}
             rows = [self._row(node, state, before.get(node), fields or {}) for node, state in pending.items()]
             newer = await self._store.put(self._kind.name, rows)
             for row in rows:
@@ -91,6 +92,9 @@ class Nodes(Generic[State]):
         metrics.WRITES.labels(self._kind.name).inc(len(written))
         metrics.CACHE_BYTES.labels(self._kind.name).set(self._cache.bytes)
         return written
+
+    def _next_version(self, state: State) -> State:
+        return msgspec.structs.replace(state, version=max(state.version + 1, self._first_version))
 
     def _row(self, node: str, state: State, before: State | None, fields: Mapping[str, Mapping[str, str]]) -> Row:
         keeps = before is not None and self._kind.keeps_vectors(before, state)
@@ -117,7 +121,7 @@ class Nodes(Generic[State]):
         self._cache.put(node, state, OBJECTS_PER_BYTE * size + len(node))
 
 
-def users(store: Store, derived: Derived, cache_bytes: int) -> Nodes[UserState]:
+def users(store: Store, derived: Derived, cache_bytes: int, first_version: int = 1) -> Nodes[UserState]:
     def vectors(user: UserState) -> dict[VectorName, Floats]:
         return {"semantic": derived.user_semantic(user), "opinion": derived.opinion(user.reviews)}
 
@@ -130,10 +134,13 @@ def users(store: Store, derived: Derived, cache_bytes: int) -> Nodes[UserState]:
         Kind("users", lambda u: u.user_id, user_from_bytes, fold.merge_users, vectors, lambda _: {}, keeps_vectors),
         store,
         cache_bytes,
+        first_version,
     )
 
 
-def items(store: Store, derived: Derived, cached: ItemVectors, cache_bytes: int) -> Nodes[ItemNode]:
+def items(
+    store: Store, derived: Derived, cached: ItemVectors, cache_bytes: int, first_version: int = 1
+) -> Nodes[ItemNode]:
     def vectors(item: ItemNode) -> dict[VectorName, Floats]:
         semantic = derived.item_semantic(item)
         if item.semantics is not None and item.semantics.vector:
@@ -153,8 +160,5 @@ def items(store: Store, derived: Derived, cached: ItemVectors, cache_bytes: int)
         Kind("items", lambda i: i.item_id, item_from_bytes, fold.merge_items, vectors, fields, keeps_vectors),
         store,
         cache_bytes,
+        first_version,
     )
-
-
-def _next_version(state: State) -> State:
-    return msgspec.structs.replace(state, version=state.version + 1)

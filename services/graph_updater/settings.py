@@ -15,7 +15,7 @@ class QdrantSettings(BaseSettings):
 
     url: str = Field("", description="http(s)://host:6333 of a Qdrant server; empty: the embedded engine")
     api_key: SecretStr = Field(SecretStr(""), description="of the server")
-    collection_prefix: str = Field("", max_length=64, description="in front of every collection: several on one server")
+    collection_prefix: str = Field("", max_length=64, description="in front of the names of collections")
     path: Path = Field(Path(".run/qdrant"), description="folder of the embedded engine; one process at a time")
     prefer_grpc: bool = Field(True, description="talk gRPC to the server")
     grpc_port: int = Field(6334, ge=1, le=65535, description="the server's gRPC port")

@@ -91,8 +91,8 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
 
-def collection(kind: KindName, space: Space) -> str:
-    return f"{kind}__{space.name}"
+def collection(kind: KindName, space: Space, prefix: str = "") -> str:
+    return f"{prefix}{kind}__{space.name}"
 
 
 def dimensions(space: Space) -> dict[VectorName, int]:

@@ -46,12 +46,15 @@ T = TypeVar("T")
 log = logs.get(__name__)
 
 
-def open_edge(path: Path, space: Space, flush_seconds: float) -> "EdgeStore":
-    """Open or create the shards of a space. Raises WrongSetting where another process has them open."""
+def open_edge(path: Path, space: Space, flush_seconds: float, prefix: str = "") -> "EdgeStore":
+    """Open or create the shards of a space, in folders whose names begin with the prefix.
+
+    Raises WrongSetting where another process has them open.
+    """
     shards: dict[KindName, _Shard] = {}
     try:
         for kind in KINDS:
-            shards[kind] = _Shard(kind, _open(path / collection(kind, space), kind, space))
+            shards[kind] = _Shard(kind, _open(path / collection(kind, space, prefix), kind, space))
     except Exception as error:  # the engine raises nothing more specific
         for shard in shards.values():
             shard.close()

@@ -69,9 +69,7 @@ class QdrantStore(Store):
         self._client = client
         self._space = space
         self._settings = settings
-        self._names: dict[KindName, str] = {
-            kind: settings.collection_prefix + collection(kind, space) for kind in KINDS
-        }
+        self._names: dict[KindName, str] = {kind: collection(kind, space, settings.collection_prefix) for kind in KINDS}
 
     async def start(self) -> None:
         """Create what is missing. Raises WrongSetting on other dimensions, Unavailable after a minute of silence."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -104,6 +105,15 @@ def train(data: Data = Path(".run")) -> None:
     """Train on the archive, compare with the baselines, and publish the best: the same job as the cluster's."""
     system = layout.local(data, layout.Ports.default())
     raise typer.Exit(subprocess.run(system.trainer_command(), env=system.trainer_env(), check=False).returncode)
+
+
+@app.command(epilog="Example: finestream rebuild > report.json")
+def rebuild(
+    from_start: Annotated[bool, typer.Option("--from-start", help="read all, whatever was read before")] = False,
+) -> None:
+    """Fill graph_updater's collections from the archive and Kafka: the lost ones, or others beside the live ones."""
+    command = [sys.executable, "-m", "services.graph_updater.rebuild", *(["--from-start"] if from_start else [])]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
 @app.command(epilog="Example: finestream schema > events.schema.json")

@@ -20,7 +20,7 @@ from shared.errors import Unavailable
 from shared.log_tail import tailing
 from shared.settings import ArchiveSettings, KafkaSettings, read
 from shared.verification.check import Live, NodeDifference, Report, check
-from shared.verification.log import Log
+from shared.whole_log import Log
 
 PRINTED_NODES: Final = 20
 PRINTED_WORDS: Final = 3  # of one side of a field

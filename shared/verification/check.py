@@ -15,7 +15,7 @@ from shared.graph.fold import ItemFact, UserFact
 from shared.graph.state import ItemNode, UserState
 from shared.verification import differences
 from shared.verification.differences import FieldDifference, Kind, KindName
-from shared.verification.log import Log, Take, event_of
+from shared.whole_log import Log, Take, event_of
 
 POLL_SECONDS: Final = 0.5
 STREAMS: Final = ("users", "items")  # of graph_updater: what another stream buried is a fact here

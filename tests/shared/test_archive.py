@@ -98,6 +98,20 @@ def test_files_that_are_merged_during_a_reading_are_read_once(store: Store, read
     assert seen + offsets_of(rows) == list(range(15))
 
 
+@pytest.mark.parametrize("after", [0, 3, 5, 9, 10, 12])
+def test_a_reading_that_goes_on_gives_what_lies_from_its_offsets_on(store: Store, after: int) -> None:
+    publish(store, write(store, range(5)), write(store, range(5, 10)), end=10)
+    publish(store, write(store, range(4), partition=1, era=2), end=4, era=2, worker=1, partition=1)
+    rows = list(archive.read(url_of(store), [TOPIC], {TOPIC: {0: after}, topics.ITEMS: {0: 99}}))
+    assert [row.offset for row in rows if row.partition == 0] == list(range(after, 10))
+    assert [row.offset for row in rows if row.partition == 1] == [0, 1, 2, 3], "nothing is said of it"
+
+
+def test_a_reading_goes_on_in_the_newest_era_alone(store: Store) -> None:
+    publish(store, write(store, range(8), era=1), write(store, range(2, 6), era=3), end=6, era=3)
+    assert offsets_of(archive.read(url_of(store), [TOPIC], {TOPIC: {0: 4}})) == [4, 5]
+
+
 def test_rows_that_come_during_a_reading_are_left_for_the_next(store: Store) -> None:
     old = [write(store, range(5)), write(store, range(5, 10))]
     publish(store, *old, end=10)

@@ -22,8 +22,10 @@ class Built:
         return item_from_bytes(self.store.rows["items"][item_id].state)
 
 
-def build(store: MemoryStore | None = None, producer: Recorder | None = None, **settings: object) -> Built:
+def build(
+    store: MemoryStore | None = None, producer: Recorder | None = None, first_version: int = 1, **settings: object
+) -> Built:
     """Every call is another process over the same store."""
     store, producer = store or MemoryStore(), producer or Recorder([])
     given = GraphUpdaterSettings(**settings)  # type: ignore[arg-type]
-    return Built(Graph.of(given, SPACE, store, producer), store, producer)  # type: ignore[arg-type]
+    return Built(Graph.of(given, SPACE, store, producer, first_version), store, producer)

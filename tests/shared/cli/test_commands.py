@@ -12,7 +12,8 @@ from shared.cli.main import app
 
 runner = CliRunner()
 LEAVES = [
-    ["up"], ["demo"], ["replay"], ["rank"], ["train"], ["evaluate"], ["verify"], ["bench"], ["schema"], ["settings"],
+    ["up"], ["demo"], ["replay"], ["rank"], ["train"], ["evaluate"], ["verify"], ["rebuild"], ["bench"],
+    ["schema"], ["settings"],
     ["publish", "click"], ["publish", "review"], ["publish", "item"],
     ["bundles", "list"], ["bundles", "rollback"], ["dlq", "list"], ["dlq", "show"], ["dlq", "replay"],
 ]  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from shared import folding, topics
 from shared.events import Erasure, Event
 from shared.verification.check import Live, Outcome, Report, check
-from shared.verification.log import Log
+from shared.whole_log import Log
 from tests.shared.graph.histories import BASE, ITEM, USER
 from tests.shared.local.test_verify import write_archive
 from tests.shared.verification.facts import MemoryTail, click, edge, opinions

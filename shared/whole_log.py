@@ -1,7 +1,8 @@
 """The whole log as one reading: the archive up to its offsets, and Kafka from there on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import islice
 from typing import Final
 
 from shared import archive, dead_letters, events, topics
@@ -11,40 +12,56 @@ from shared.log_tail import LogTail, Places
 
 Take = Callable[[Event, Source], None]
 LETTERS: Final = tuple(topics.dead_letters(name) for name in topics.FOLDED)
+CHUNK: Final = 4000  # records at once
 
 
 class Log:
-    """What states are folded from. `start` before anything else."""
+    """What states are folded from. `start` before anything else. `after`: what lies before these offsets was read."""
 
-    def __init__(self, archive_url: str, tail: LogTail) -> None:
+    def __init__(self, archive_url: str, tail: LogTail, after: Places | None = None) -> None:
         self._url = archive_url
         self._tail = tail
+        self._after: Places = after or {}
         self._begin: Places = {}  # where Kafka follows on the archive
-        self._end: Places = {}  # up to where the log counts now
         self._letters_read: Places = {}
+        self.end: Places = {}  # up to where the log counts now
         self.holes: list[str] = []  # a sentence for each stretch that neither has
 
     async def start(self) -> None:
         """Fix where the archive ends, and the log. Raises WrongSetting, BadArchive and as LogTail does."""
         await self._tail.check_partitions(topics.FOLDED)
         archived = await asyncio.to_thread(archive.offsets, self._url)
-        firsts, self._end = await self._tail.firsts(topics.FOLDED), await self._tail.ends(topics.FOLDED)
+        firsts, self.end = await self._tail.firsts(topics.FOLDED), await self._tail.ends(topics.FOLDED)
         for topic, partitions in firsts.items():
             for partition, first in partitions.items():
-                begin = archived.get(topic, {}).get(partition, 0)
+                begin = max(_at(archived, topic, partition), _at(self._after, topic, partition))
                 self._begin.setdefault(topic, {})[partition] = max(begin, first)
-                self._note_hole(f"{topic} {partition}", begin, first, self._end[topic][partition])
+                self._note_hole(f"{topic} {partition}", begin, first, self.end[topic][partition])
         self._letters_read = await self._tail.firsts(LETTERS)
+
+    async def chunks(self, names: Sequence[str] = topics.FOLDED) -> AsyncIterator[list[Record]]:
+        """Everything of these topics up to where the log counts now."""
+        rows = archive.read(self._url, names, self._after)
+        while archived := await asyncio.to_thread(lambda: list(islice(rows, CHUNK))):
+            yield [Record(row.source, row.key, row.value) for row in archived]
+        async for chunk in self._tail_chunks(self._begin, names):
+            yield chunk
+
+    async def new_chunks(self) -> AsyncIterator[list[Record]]:
+        """What has come since; from now on it counts too."""
+        begin, self.end = self.end, await self._tail.ends(topics.FOLDED)
+        async for chunk in self._tail_chunks(begin, topics.FOLDED):
+            yield chunk
 
     async def read(self, take: Take) -> None:
         """Everything up to where the log counts now."""
-        await asyncio.to_thread(self._read_archive, take)
-        await self._read_tail(self._begin, take)
+        async for chunk in self.chunks():
+            _give(chunk, take)
 
     async def read_on(self, take: Take) -> None:
         """What has come since; from now on it counts too."""
-        begin, self._end = self._end, await self._tail.ends(topics.FOLDED)
-        await self._read_tail(begin, take)
+        async for chunk in self.new_chunks():
+            _give(chunk, take)
 
     async def new_letters(self) -> AsyncIterator[Letter]:
         """Dead letters of these topics that have not been given yet."""
@@ -54,21 +71,32 @@ class Log:
             if letter is not None:
                 yield letter
 
-    def _read_archive(self, take: Take) -> None:
-        for event, source in archive.events_of(self._url, topics.FOLDED):
-            take(event, source)
-
-    async def _read_tail(self, begin: Places, take: Take) -> None:
-        async for record in self._tail.read(begin, self._end):
-            event = event_of(record)
-            if event is not None:
-                take(event, record.source)
+    async def _tail_chunks(self, begin: Places, names: Sequence[str]) -> AsyncIterator[list[Record]]:
+        chunk: list[Record] = []
+        async for record in self._tail.read(begin, {name: self.end[name] for name in names}):
+            chunk.append(record)
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
 
     def _note_hole(self, place: str, begin: int, first: int, end: int) -> None:
         if begin < first:
             self.holes.append(f"{place}: offsets {begin} to {first - 1} are neither in the archive nor in Kafka")
         elif begin > end:
             self.holes.append(f"{place}: the archive ends at offset {begin} but Kafka at {end}; its log went back")
+
+
+def _at(places: Places, topic: str, partition: int) -> int:
+    return places.get(topic, {}).get(partition, 0)
+
+
+def _give(chunk: Sequence[Record], take: Take) -> None:
+    for record in chunk:
+        event = event_of(record)
+        if event is not None:
+            take(event, record.source)
 
 
 def event_of(record: Record) -> Event | None:
