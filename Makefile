@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 EVALUATED := musical_instruments_time musical_instruments_leave_one_out gift_cards fashion_llmesr ablations beauty --workers 2
 
-.PHONY: help setup generate format lint types test test-all chaos evaluate bench demo up clean
+.PHONY: help setup generate format lint types test test-all chaos soak evaluate bench demo up clean
 
 help:
 	@echo "make demo      the whole system on generated data (ARGS=\"--reviews FILE\" for real reviews)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test      lint, types, and every test that takes less than minutes"
 	@echo "make test-all  the slow tests too"
 	@echo "make chaos     services and the broker broken on purpose (hours; docs/operations.md)"
+	@echo "make soak      the whole system under load for an hour: memory and open files stay flat"
 	@echo "make generate  gRPC code and JSON Schema from their sources"
 
 setup: $(INSTALLED)
@@ -45,13 +46,16 @@ types: setup
 	$(BIN)/mypy
 
 test: lint types
-	$(PYTEST) -m "not slow and not chaos" $(ARGS)
+	$(PYTEST) -m "not slow and not chaos and not soak" $(ARGS)
 
 test-all: lint types
-	$(PYTEST) -m "not chaos" $(ARGS)
+	$(PYTEST) -m "not chaos and not soak" $(ARGS)
 
 chaos: setup
 	$(BIN)/pytest -m chaos -s $(ARGS)
+
+soak: setup
+	$(BIN)/pytest -m soak -s $(ARGS)
 
 evaluate: setup
 	$(BIN)/finestream evaluate $(or $(ARGS),$(EVALUATED))

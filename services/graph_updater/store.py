@@ -7,7 +7,6 @@ this process) and `store_qdrant.py` (a Qdrant server). A collection is named `<k
 import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Final, Literal, Protocol
 
 import numpy as np
@@ -27,7 +26,6 @@ YES: Final = "yes"
 NO: Final = ""
 # Indexed as keywords, before any data.
 INDEXED: Final[Mapping[KindName, tuple[str, ...]]] = {"users": (), "items": (REVIEWERS, DUE)}
-IDS_REMEMBERED: Final = 100_000
 _NAMESPACE: Final = uuid.UUID("6f1dd1a6-3d1c-5b0e-9c55-8f5b1b4f5f0a")
 _MARKS: Final = 0xF << 76 | 0b11 << 62  # where a UUID says its version and variant
 _VERSION_5: Final = 0x5 << 76 | 0b10 << 62
@@ -100,7 +98,6 @@ def dimensions(space: Space) -> dict[VectorName, int]:
     return {"semantic": space.embedding_dim, "opinion": len(space.attributes) * space.opinion_dim}
 
 
-@lru_cache(maxsize=IDS_REMEMBERED)
 def point_id(node_id: str) -> uuid.UUID:
     """Qdrant takes only UUIDs and integers; the id itself is kept beside the state."""
     # uuid.uuid5, which takes 12 us where this takes 3.

@@ -4,9 +4,9 @@ The service's own handlers over the embedded store, in one process, without Kafk
 user, and its edge into its item. Only the size differs. In both, every event of a batch has a user and an item of its
 own, drawn at random (hence batches of 200), no user comes twice, users begin with one click and items with five, and
 every item is announced at once. So that no state grows more than in the large graph, the small ones are 20, one after
-the other. "Nothing in memory" is the same once more as after a restart. The background work (sweep of vectors,
-announcements that wait) is left out; the engine's flush to disk runs as in the service. Each runs in a process of its
-own, in turn, four times; the best counts, since what else a machine does disturbs CPU times, too.
+the other. "Nothing in memory" is the same once more as after a restart. What runs by the clock and not
+by the event is left out: the sweep of vectors, announcements that wait, the engine's flush to disk. Each runs in a
+process of its own, in turn, four times; the best counts, since what else a machine does disturbs CPU times, too.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ WHAT: Final = (
     f"embedded store, with {GROWTH * USERS:,} users and edges and {GROWTH * ITEMS:,} items against {USERS:,} and "
     f"{ITEMS:,}; batches of {BATCH} in which no user and no item comes twice; ratio: small / large, 1 is flat"
 )
-CALLS: Final = ("get", "put", "flush")
+CALLS: Final = ("get", "put")
 FOUND: Final = ("hits", "misses")
 
 
@@ -77,7 +77,6 @@ async def measured(folder: Path, users: int, items: int, events: int, meters: Ma
     """Fill a graph, and feed it `events` a meter; before the second, memory is emptied."""
     settings, chance = GraphUpdaterSettings(announce_seconds=0.0), random.Random(users)
     store = open_edge(folder, space.load(), settings.flush_seconds)
-    store.start()
     try:
         graph = Fed(store, settings)
         await graph.feed(_clicks(range(users), range(items), 0), FILLED_AT_ONCE)

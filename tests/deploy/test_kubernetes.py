@@ -84,10 +84,27 @@ def _is_workload(manifest: Manifest) -> bool:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_service_of_the_design_runs_its_own_main(overlay: str) -> None:
+def test_every_service_of_the_design_runs_its_own_main_and_a_rebuild_is_started_by_hand(overlay: str) -> None:
+    mains = {host(name): ["python", "-m", f"services.{name}.main"] for name in (*SERVICE_NAMES, "trainer")}
     assert {name: container(found)["command"] for name, found in ours(overlay).items()} == {
-        host(name): ["python", "-m", f"services.{name}.main"] for name in (*SERVICE_NAMES, "trainer")
-    }
+        **mains, "rebuild": ["finestream", "rebuild"],
+    }  # fmt: skip
+    assert of_kind(overlay, "CronJob")["rebuild"]["spec"]["suspend"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_rebuild_takes_the_settings_of_graph_updater_and_reads_the_archive(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = environment(overlay, ours(overlay)["rebuild"])
+    of_service = environment(overlay, ours(overlay)["graph-updater"])
+    wanted = ("FINESTREAM_KAFKA_", "FINESTREAM_QDRANT_", "FINESTREAM_SPACE_")
+    assert {n: v for n, v in of_service.items() if n.startswith(wanted)}.items() <= given.items()
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert settings_kind("graph_updater")().kafka.bootstrap == given["FINESTREAM_KAFKA_BOOTSTRAP"]  # type: ignore[attr-defined]
+    (mount,) = [m for m in container(ours(overlay)["rebuild"])["volumeMounts"] if "archive" in m["name"]]
+    assert mount == {"name": "archive", "mountPath": given["FINESTREAM_ARCHIVE_URL"], "readOnly": True}
 
 
 @pytest.mark.parametrize(("overlay", "service"), NAMES)
