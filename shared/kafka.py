@@ -70,34 +70,31 @@ async def ensure_topics(settings: KafkaSettings) -> None:
     """Create every topic and its dead letters with the set partition count; wait for the broker to be there.
 
     Raises WrongSetting when an existing topic has another count (facts of one node would meet in two workers),
-    Unavailable when no broker answers within START_SECONDS.
+    Unavailable when no broker has answered all of it within START_SECONDS.
     """
-    async with asyncio.timeout(START_SECONDS):
-        admin = await _connected_admin(settings)
+    delay, started = 0.1, time.monotonic()
+    while True:
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                return await _ensure_topics(settings)
+        except (KafkaError, OSError, TimeoutError) as error:
+            if time.monotonic() - started > START_SECONDS * 0.8:
+                raise Unavailable(f"no Kafka answers at {settings.bootstrap}: {type(error).__name__}") from error
+            log.info("waiting for Kafka", bootstrap=settings.bootstrap, error=type(error).__name__)
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, 2.0)
+
+
+async def _ensure_topics(settings: KafkaSettings) -> None:
+    admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=10_000)
     try:
+        await admin.start()
         wanted = [_new_topic(settings, topic, name) for topic in topics.ALL for name in _names(topic)]
         existing = set(await admin.list_topics())
         await _create(admin, [topic for topic in wanted if topic.name not in existing])
         await _check_partitions(admin, settings, [topic.name for topic in wanted])
     finally:
         await admin.close()
-
-
-async def _connected_admin(settings: KafkaSettings) -> AIOKafkaAdminClient:
-    delay, started = 0.1, asyncio.get_running_loop().time()
-    while True:
-        admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=10_000)
-        try:
-            await admin.start()
-        except (KafkaError, OSError) as error:
-            await admin.close()
-            if asyncio.get_running_loop().time() - started > START_SECONDS * 0.8:
-                raise Unavailable(f"no Kafka answers at {settings.bootstrap}") from error
-            log.info("waiting for Kafka", bootstrap=settings.bootstrap, error=type(error).__name__)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 2.0)
-        else:
-            return admin
 
 
 def _names(topic: topics.Topic) -> list[str]:

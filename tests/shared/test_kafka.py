@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import RequestTimedOutError
+from aiokafka.errors import NodeNotReadyError, RequestTimedOutError
 from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,3 +130,49 @@ async def test_a_batch_with_one_record_unacknowledged_is_unavailable(
     batch = [(topics.INTERACTIONS, click(n)) for n in range(3)]
     with pytest.raises(Unavailable, match="Kafka did not acknowledge the record"):
         await over(Broker(placed(4), missing, placed(6), room=1)).send_all(batch)
+
+
+class Admin:
+    """aiokafka's admin client of a broker that fails `fails` times, in whatever step, before it answers."""
+
+    fails: list[Exception]
+
+    def __init__(self, **_: Any) -> None:
+        self.closed = False
+
+    async def start(self) -> None:
+        self._fail()
+
+    async def list_topics(self) -> list[str]:
+        self._fail()
+        return []
+
+    async def create_topics(self, wanted: list[Any]) -> Any:
+        self._fail()
+        return SimpleNamespace(topic_errors=[(topic.name, 0, None) for topic in wanted])
+
+    async def describe_topics(self, names: list[str]) -> list[dict[str, Any]]:
+        self._fail()
+        return [{"topic": name, "partitions": [0] * KafkaSettings().partitions} for name in names]
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def _fail(self) -> None:
+        if Admin.fails:
+            raise Admin.fails.pop(0)
+
+
+async def test_a_broker_that_goes_while_topics_are_made_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka, "AIOKafkaAdminClient", Admin)
+    Admin.fails = [RequestTimedOutError(), ConnectionError(), NodeNotReadyError()]
+    await kafka.ensure_topics(KafkaSettings())
+    assert not Admin.fails
+
+
+async def test_a_broker_that_never_answers_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka, "AIOKafkaAdminClient", Admin)
+    monkeypatch.setattr(kafka, "START_SECONDS", 0.5)
+    Admin.fails = [RequestTimedOutError()] * 100
+    with pytest.raises(Unavailable, match=r"no Kafka answers at .*RequestTimedOutError"):
+        await kafka.ensure_topics(KafkaSettings())
