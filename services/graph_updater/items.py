@@ -12,11 +12,13 @@ from services.graph_updater import metrics
 from services.graph_updater.announcer import Announcer, Change
 from services.graph_updater.checks import Checks
 from services.graph_updater.nodes import Nodes
+from services.graph_updater.sender import Sender
 from services.graph_updater.store import DUE, NO, YES
+from shared import topics
 from shared.events import InteractionEdge, Item, ItemSemantics, ReviewEdge, Source
 from shared.graph import fold
 from shared.graph.fold import ItemFact
-from shared.graph.state import ItemNode
+from shared.graph.state import ItemNode, UserState
 from shared.streams import Delivery, Refused
 
 
@@ -32,8 +34,12 @@ class _Group:
 class ItemsHandler:
     """The handler of the stream `items`. Raises Unavailable as the store and Kafka do."""
 
-    def __init__(self, items: Nodes[ItemNode], announcer: Announcer, checks: Checks) -> None:
+    def __init__(
+        self, items: Nodes[ItemNode], users: Nodes[UserState], sender: Sender, announcer: Announcer, checks: Checks
+    ) -> None:
         self._items = items
+        self._users = users
+        self._sender = sender
         self._announcer = announcer
         self._checks = checks
 
@@ -42,6 +48,7 @@ class ItemsHandler:
         if not groups:
             return refused
         async with self._items.lock:
+            blanks = await self._blanks(groups)
             before = await self._items.load(list(groups))
             after = self._join(groups, before)
             changed = [item for item in after.values() if not _unchanged(before.get(item.item_id), item)]
@@ -51,7 +58,18 @@ class ItemsHandler:
             )
             told = [(written.get(item_id, after[item_id]), group.changes) for item_id, group in groups.items()]
             await self._announcer.tell(told, deferred)
+        await self._sender.send_all([(topics.ITEM_EDGES, blank) for blank in blanks])
         return refused
+
+    async def _blanks(self, groups: dict[str, _Group]) -> list[ReviewEdge]:
+        """For reviews that were on their way here while their users were forgotten (users.py)."""
+        reviews = [f for group in groups.values() for f in group.facts if isinstance(f, ReviewEdge) and not f.erased_at]
+        users = await self._users.read(list({review.user_id for review in reviews})) if reviews else {}
+        return [
+            fold.blank_of(review.user_id, review.item_id, review.review_id, review.ts, user.erased_at, review.source)
+            for review in reviews
+            if (user := users.get(review.user_id)) is not None and review.ts <= user.erased_at
+        ]
 
     def _group(self, deliveries: Sequence[Delivery]) -> tuple[dict[str, _Group], list[Refused]]:
         groups: dict[str, _Group] = {}

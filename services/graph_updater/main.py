@@ -68,7 +68,7 @@ class Graph:
         return Graph(
             store, users, items, changes, sweep, announcer,
             UsersHandler(users, items, store, producer, checks, changes, sweep),
-            ItemsHandler(items, announcer, checks),
+            ItemsHandler(items, users, producer, announcer, checks),
         )  # fmt: skip
 
 

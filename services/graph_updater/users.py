@@ -67,12 +67,13 @@ class UsersHandler:
             before = await self._users.load(list(groups))
             after = self._join(groups, before)
             changed = [user for user in after.values() if not _unchanged(before.get(user.user_id), user)]
-            sending = self._send(await self._edges(groups, before, after))
             if any(isinstance(fact, Erasure) for group in groups.values() for fact in group.facts):
-                await sending
+                # First, so that of reviews on their way to their items none is missed: either it is there when it is
+                # looked for, or whoever writes it sees that its user has been forgotten.
                 await self._write(changed, before)
+                await self._send(await self._edges(groups, before, after))
             else:
-                await _both(sending, self._write(changed, before))
+                await _both(self._send(await self._edges(groups, before, after)), self._write(changed, before))
         _observe(groups.values())
         return refused
 
@@ -123,7 +124,8 @@ class UsersHandler:
     async def _blanks(self, user: UserState, erased_at: float, source: Source) -> list[ReviewEdge]:
         """For every slot with a review of the user, as their own state or an item's knows it."""
         slots = {(slot.other_id, slot.review_id): slot.ts for slot in user.reviews}
-        found = await self._store.find("items", REVIEWERS, user.user_id)
+        async with self._items.lock:  # a batch under way may have read the user before they were forgotten
+            found = await self._store.find("items", REVIEWERS, user.user_id)
         for start in range(0, len(found), FIND_ITEMS):
             for item in (await self._items.read(found[start : start + FIND_ITEMS])).values():
                 for slot in item.reviews:

@@ -70,13 +70,47 @@ async def test_edges_that_kafka_did_not_take_are_sent_by_the_repeat_though_the_s
     assert [edge.item_id for edge in edges(again)] == ["i"]
 
 
-async def test_an_erasure_is_not_written_before_its_blanks_are_in_kafka() -> None:
+async def test_blanks_that_kafka_did_not_take_are_sent_by_the_repeat_though_the_erasure_was_written() -> None:
     built = build()
     await built.graph.on_users([deliver(opinions(1))])
+    await to_items(built)
     built.producer.fails = 1
+    erasing = [deliver(Erasure(user_id="u", erased_at=BASE + 10), 1), deliver(click(2), 2)]
     with pytest.raises(Unavailable):
-        await built.graph.on_users([deliver(Erasure(user_id="u", erased_at=BASE + 10), 1), deliver(click(2), 2)])
-    assert len(built.user().reviews) == 1
+        await built.graph.on_users(erasing)
+    assert built.user().reviews == ()
+    again = build(built.store, built.producer)
+    await again.graph.on_users(erasing)
+    await to_items(again)
+    (slot,) = again.item().reviews
+    assert (slot.erased_at, slot.pairs) == (BASE + 10, ())
+
+
+async def test_reviews_on_their_way_to_their_items_while_their_user_is_forgotten_end_blank() -> None:
+    built = build()
+    reviews = [opinions(n, item=f"i{n}") for n in range(MAX_REVIEWS + 3)]  # three that the user's state lets go
+    await built.graph.on_users([deliver(review, n) for n, review in enumerate(reviews)])
+    on_their_way = edges(built)
+    built.producer.sent.clear()
+    await built.graph.on_users([deliver(Erasure(user_id="u", erased_at=BASE + 1000))])
+    known = edges(built)
+    built.producer.sent.clear()
+    assert len(known) == MAX_REVIEWS
+    await built.graph.on_items([deliver(edge, n) for n, edge in enumerate([*known, *on_their_way])])
+    assert len(edges(built)) == len(reviews)
+    await to_items(built)
+    for n in range(len(reviews)):
+        (slot,) = built.item(f"i{n}").reviews
+        assert (slot.erased_at, slot.pairs, slot.vector) == (BASE + 1000, (), b"")
+
+
+async def test_a_review_of_after_its_users_erasure_reaches_its_item_as_it_is() -> None:
+    built = build()
+    await built.graph.on_users([deliver(Erasure(user_id="u", erased_at=BASE + 10)), deliver(opinions(50), 1)])
+    await to_items(built)
+    assert edges(built)[-1].erased_at == 0  # type: ignore[union-attr]
+    (slot,) = built.item().reviews
+    assert slot.pairs
 
 
 @pytest.mark.parametrize(
@@ -146,9 +180,10 @@ async def test_items_are_equal_whether_the_erasure_came_before_or_after_the_revi
     assert all(fold.same_item(item, items[0]) for item in items)
 
 
-async def test_a_crash_after_the_edges_of_an_erasure_loses_no_blank() -> None:
+async def test_a_crash_after_an_erasure_was_written_loses_no_blank() -> None:
     built = build()
     await built.graph.on_users([deliver(opinions(1))])
+    on_its_way = edges(built)
     built.producer.sent.clear()
     erasure = deliver(Erasure(user_id="u", erased_at=BASE + 10), 1)
     built.producer.fails = 1
@@ -156,7 +191,8 @@ async def test_a_crash_after_the_edges_of_an_erasure_loses_no_blank() -> None:
         await built.graph.on_users([erasure])
     again = build(built.store, built.producer)
     await again.graph.on_users([erasure])
-    assert [edge.item_id for edge in edges(again)] == ["i"]
+    await again.graph.on_items([deliver(edge) for edge in on_its_way])
+    assert [(edge.item_id, getattr(edge, "erased_at", 0.0)) for edge in edges(again)] == [("i", BASE + 10)]
 
 
 async def test_freshness_is_measured_from_the_append_to_the_stores_acknowledgement() -> None:
