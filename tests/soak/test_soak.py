@@ -1,9 +1,9 @@
 """The whole system under a steady stream for an hour: what each part holds in memory and has open stays flat.
 
 `make soak` runs it; FINESTREAM_SOAK_SECONDS and _RATE (events/s) change it. Between two events lies a second of event
-time, so that an hour holds more than a week. Twice a model is trained and swapped in. Caches are small, so that they
-are full when the measuring begins, after a quarter of the time; what still grows then is a leak. The embedded broker
-keeps its log in memory: it is shown, not judged.
+time, so that an hour holds more than a week. Twice a model is trained and swapped in. Users and items are few and
+caches small, so that states are at their bounds and caches full when the measuring begins, after a quarter of the time;
+what still grows then is a leak. The embedded broker keeps its log in memory: it is shown, not judged.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+import tests.chaos.story
 from shared.local.layout import BROKER, SERVICES
 from shared.local.ledger import Sent
 from tests.chaos.breaking import check
@@ -28,6 +29,7 @@ from tests.soak.meter import BYTES_MORE, FILES_MORE, MEGABYTE, Sample, sample, t
 
 SECONDS: Final = float(os.environ.get("FINESTREAM_SOAK_SECONDS", "3600"))
 RATE: Final = float(os.environ.get("FINESTREAM_SOAK_RATE", "200"))
+USERS, ITEMS = 40, 40
 WARM_SHARE: Final = 0.25
 SAMPLES: Final = 240
 TICK_SECONDS: Final = 0.1
@@ -45,7 +47,9 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(SECONDS + 1800)]
 
 
 @pytest.fixture
-async def system(tmp_path: Path) -> AsyncIterator[System]:
+async def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[System]:
+    monkeypatch.setattr(tests.chaos.story, "USERS", USERS)
+    monkeypatch.setattr(tests.chaos.story, "ITEMS", ITEMS)
     async with running(tmp_path, **SMALL) as started:
         yield started
 
@@ -86,7 +90,7 @@ async def measure(system: System, measured: Measured, began: float) -> None:
 async def ask(system: System, began: float) -> None:
     number = 0
     while time.monotonic() - began < SECONDS:
-        await system.client.rank(f"u{number % 400}", timeout=30)
+        await system.client.rank(f"u{number % USERS}", timeout=30)
         number += 1
         await asyncio.sleep(ASK_SECONDS)
     print(f"{number} rankings")

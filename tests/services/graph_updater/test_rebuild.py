@@ -5,7 +5,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,27 @@ async def test_nothing_is_sent() -> None:
 
 # --- the real thing ---------------------------------------------------------------------------------------
 
+Start = Callable[[dict[str, str]], Running]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Running] = []
+
+    def starting(environment: dict[str, str]) -> Running:
+        started.append(Running("graph_updater", tmp_path, **environment))
+        return started[-1].ready()
+
+    yield starting
+    for running in started:
+        if running.process.poll() is None:
+            running.kill()
+
 
 @pytest.mark.e2e
 @pytest.mark.timeout(240)
 async def test_rebuilt_beside_the_live_ones_and_once_more_after_a_stop_the_states_are_the_live_ones(
-    kafka_bootstrap: str, tmp_path: Path
+    kafka_bootstrap: str, tmp_path: Path, start: Start
 ) -> None:
     place = place_in(tmp_path, kafka_bootstrap)
     place.environment["FINESTREAM_ARCHIVE_URL"] = str(tmp_path / "archive")
@@ -127,7 +143,7 @@ async def test_rebuilt_beside_the_live_ones_and_once_more_after_a_stop_the_state
     await producer.start()
     chance = random.Random(7)
     first, second = [[fact(at + n, chance) for n in range(400)] for at in (0, 400)]
-    live = place.start().ready()
+    live = start(place.environment)
     await archive_all(place, [*await producer.send_all(first)])
     await producer.send_all(second)  # Kafka alone has these
     await producer.send(topics.ERASURES, Erasure(user_id="u3", erased_at=BASE + 10_000))
@@ -147,7 +163,7 @@ async def test_rebuilt_beside_the_live_ones_and_once_more_after_a_stop_the_state
     assert again["went_on"]
     assert again["facts"] < 100, "only what has come since"
 
-    switched = Running("graph_updater", tmp_path, **beside).ready()
+    switched = start(beside)
     async with stub_of(switched) as stub:
         found = await states(stub)
         await producer.send(topics.INTERACTIONS, click(6000, "u9", "i2"))
@@ -163,10 +179,10 @@ async def test_rebuilt_beside_the_live_ones_and_once_more_after_a_stop_the_state
 
 
 def test_collections_that_a_running_graph_updater_has_open_are_a_wrong_setting(
-    kafka_bootstrap: str, tmp_path: Path
+    kafka_bootstrap: str, tmp_path: Path, start: Start
 ) -> None:
     place = place_in(tmp_path, kafka_bootstrap)
-    live = place.start().ready()
+    live = start(place.environment)
     done = run_rebuild(place.environment)
     assert done.returncode == 2
     assert "is another graph_updater running?" in done.stderr.splitlines()[-1]
