@@ -1,8 +1,10 @@
 """What tests share: free ports, conditions with deadlines, and raw reading and writing of topics."""
 
 import asyncio
+import resource
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
@@ -86,3 +88,16 @@ async def committed(settings: KafkaSettings, group: str, topic: str) -> dict[int
         return {tp.partition: max(offsets[tp].offset, 0) if tp in offsets else 0 for tp in partitions}
     finally:
         await admin.close()
+
+
+@contextmanager
+def full_disk(file_bytes: int, pid: int = 0) -> Iterator[None]:
+    """No file of the process (0: this one) can grow beyond so many bytes: a write then fails with EFBIG, where a full
+    disk says ENOSPC, and leaves the file cut off, as a full disk does.
+    """
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (file_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))

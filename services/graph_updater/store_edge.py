@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -54,7 +55,7 @@ def open_edge(path: Path, space: Space, flush_seconds: float, prefix: str = "") 
     shards: dict[KindName, _Shard] = {}
     try:
         for kind in KINDS:
-            shards[kind] = _Shard(kind, _open(path / collection(kind, space, prefix), kind, space))
+            shards[kind] = _Shard(kind, partial(_open, path / collection(kind, space, prefix), kind, space))
     except Exception as error:  # the engine raises nothing more specific
         for shard in shards.values():
             shard.close()
@@ -86,11 +87,13 @@ def _config(space: Space) -> Any:
 
 
 class _Shard:
-    """One collection and the one thread that touches it."""
+    """One collection and the one thread that touches it. Raises as `load` does, which opens it."""
 
-    def __init__(self, kind: KindName, shard: Any) -> None:
+    def __init__(self, kind: KindName, load: Callable[[], Any]) -> None:
         self._kind = kind
-        self._shard = shard
+        self._load = load
+        self._shard: Any = load()
+        self._whole = True  # after a write that failed, as on a full disk, the engine takes none until loaded again
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"store-{kind}")
         self.unflushed = False
 
@@ -98,7 +101,7 @@ class _Shard:
         """Run `work(shard)` in the shard's thread. Raises Unavailable: what fails here is the disk."""
         started = time.perf_counter()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._shard)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
         except (RuntimeError, TypeError, ValueError):  # ours: a call after the end, or a wrong one
             raise
         except Exception as error:  # the engine raises nothing more specific
@@ -106,6 +109,21 @@ class _Shard:
             raise Unavailable(f"the embedded engine failed at {name}: {error}") from error
         finally:
             metrics.STORE_SECONDS.labels(self._kind, name).observe(time.perf_counter() - started)
+
+    def _do(self, work: Callable[[Any], T]) -> T:
+        if not self._whole:
+            shard, self._shard = self._shard, None
+            if shard is not None:
+                shard.close()
+            self._shard = self._load()
+            self._whole = True
+        try:
+            return work(self._shard)
+        except (RuntimeError, TypeError, ValueError):
+            raise
+        except Exception:
+            self._whole = False
+            raise
 
     async def update(self, name: str, operations: Sequence[Any]) -> None:
         def work(shard: Any) -> None:
@@ -122,7 +140,8 @@ class _Shard:
                 await self.call("flush", lambda shard: shard.flush())
 
     def close(self) -> None:
-        self._thread.submit(self._shard.close)
+        if self._shard is not None:
+            self._thread.submit(self._shard.close)
         self._thread.shutdown(wait=True)
 
 

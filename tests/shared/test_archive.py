@@ -13,6 +13,7 @@ import pytest
 from shared import archive, topics
 from shared.archive import SCHEMA, Archived, BadArchive, File, Manifest, Store
 from shared.events import Interaction, Source, encode
+from tests.parts import full_disk
 
 TOPIC = topics.INTERACTIONS
 
@@ -178,6 +179,15 @@ def test_a_put_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
     assert opened.read() == b"old", "a reader that had opened it keeps what it opened"
     opened.close()
     assert store.get("manifest") == b"a longer new one"
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest"]
+
+
+def test_a_put_on_a_full_disk_keeps_the_old_and_leaves_nothing_else(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.put("manifest", b"old")
+    with full_disk(100), pytest.raises(OSError, match="large"):
+        store.put("manifest", b"x" * 1000)
+    assert store.get("manifest") == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["manifest"]
 
 

@@ -17,7 +17,9 @@ from services.graph_updater.settings import QdrantSettings
 from services.graph_updater.store import _NAMESPACE, DUE, NO, REVIEWERS, YES, Floats, Row, Store, Stored, point_id
 from services.graph_updater.store_edge import EdgeStore, open_edge
 from services.graph_updater.store_qdrant import QdrantStore, connect
+from shared.errors import Unavailable
 from shared.service import WrongSetting
+from tests.parts import full_disk
 from tests.services.graph_updater.doubles import SPACE, MemoryStore
 
 MakeRow = Callable[..., Row]
@@ -184,6 +186,19 @@ async def test_a_second_process_on_the_embedded_store_is_a_wrong_setting(tmp_pat
         open_edge(tmp_path, SPACE, 5.0)
     assert await first.count("users") == 0
     await first.close()
+
+
+async def test_the_embedded_store_goes_on_once_a_full_disk_has_room_again(tmp_path: Path) -> None:
+    store = open_edge(tmp_path, SPACE, 5.0)
+    with full_disk(1_000_000):  # less than the first file of a segment, more than what pytest captures
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await store.put("users", [row("a", 1, os.urandom(4000))])
+    assert await store.put("users", [row("a", 2, b"whole"), row("b", 1)]) == {}
+    await store.close()
+    again = open_edge(tmp_path, SPACE, 5.0)
+    assert await again.get("users", ["a", "b"]) == {"a": Stored(2, b"whole"), "b": Stored(1, b"\x00state\xff")}
+    await again.close()
 
 
 async def test_the_embedded_store_reuses_the_space_of_what_was_replaced(tmp_path: Path) -> None:
