@@ -10,7 +10,14 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    TopicAlreadyExistsError,
+    for_code,
+)
 from aiokafka.partitioner import DefaultPartitioner, murmur2
 
 from shared import events, fetch_pause, logs, topics
@@ -26,6 +33,7 @@ HOUR_MS = 3_600_000
 HASHED_KEYS = 100_000
 BATCH_BYTES = 256 * 1024
 MAX_RECORD_BYTES = 1_000_000  # a little less than what brokers and aiokafka take by default
+LOST_COUNT = (OutOfOrderSequenceNumber, InvalidProducerEpoch)
 T = TypeVar("T")
 log = logs.get(__name__)
 fetch_pause.install()  # every client gets its options here, so every consumer is paced
@@ -140,18 +148,23 @@ class Producer:
         self._linger_ms = linger_ms
         self._producer: AIOKafkaProducer | None = None
         self._partition_of = _Partitioner()
+        self._renewing = asyncio.Lock()
 
     async def start(self) -> None:
-        self._producer = AIOKafkaProducer(
-            **client_options(self._settings), acks="all", enable_idempotence=True, linger_ms=self._linger_ms,
-            max_batch_size=BATCH_BYTES, request_timeout_ms=10_000, partitioner=self._partition_of,
-        )  # fmt: skip
-        await self._producer.start()
+        self._producer = await self._started()
 
     async def stop(self) -> None:
         """Sends what is still buffered."""
         if self._producer is not None:
             await self._producer.stop()
+
+    async def _started(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            **client_options(self._settings), acks="all", enable_idempotence=True, linger_ms=self._linger_ms,
+            max_batch_size=BATCH_BYTES, request_timeout_ms=10_000, partitioner=self._partition_of,
+        )  # fmt: skip
+        await producer.start()
+        return producer
 
     async def send(self, topic: str, event: Event, headers: Headers = ()) -> Source:
         """Write one event; returns where it lies. Raises Unavailable when the broker does not answer in time."""
@@ -164,7 +177,7 @@ class Producer:
         packs = await self._pack([(topic, events.key_of(event), events.encode(event)) for topic, event in batch])
         futures = [await _taken(self._send_pack(pack)) for pack in packs]
         written: dict[int, Source] = {}
-        for pack, first in zip(packs, await _acknowledged(futures), strict=True):
+        for pack, first in zip(packs, await self._acknowledged(futures), strict=True):
             written |= pack.written(first)
         return [written[index] for index in range(len(batch))]
 
@@ -172,8 +185,34 @@ class Producer:
         """As send, for bytes that are passed on as they came (dead letters)."""
         name = name_of(self._settings, topic)
         future = await _taken(self._running.send(name, value=value, key=key, headers=list(headers)))
-        [placed] = await _acknowledged([future])
+        [placed] = await self._acknowledged([future])
         return Source(topic, placed.partition, placed.offset, placed.timestamp / 1000.0)
+
+    async def _acknowledged(self, futures: Sequence[asyncio.Future[Any]]) -> list[Any]:
+        used = self._running
+        try:
+            return await _acknowledged(futures)
+        except Unavailable as error:
+            if isinstance(error.__cause__, LOST_COUNT):
+                await self._renew(used)
+            raise
+
+    async def _renew(self, used: AIOKafkaProducer) -> None:
+        """aiokafka counts on after a batch that was given up, and the broker then refuses all that follows."""
+        async with self._renewing:
+            if self._producer is not used:
+                return
+            log.warning("the broker lost count of what this producer sent; it is made anew")
+            try:
+                self._producer = await self._started()
+            except (KafkaError, OSError) as error:
+                log.warning("a new producer could not be started yet", error=type(error).__name__)
+                return
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await used.stop()
+        except (KafkaError, OSError, TimeoutError) as error:
+            log.warning("the old producer did not stop cleanly", error=type(error).__name__)
 
     @property
     def _running(self) -> AIOKafkaProducer:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import NodeNotReadyError, RequestTimedOutError
+from aiokafka.errors import InvalidProducerEpoch, NodeNotReadyError, OutOfOrderSequenceNumber, RequestTimedOutError
 from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +39,10 @@ class Broker:
         self._answers = list(answers)
         self._room = room
         self.batches: list[tuple[str, int, list[bytes]]] = []
+        self.stopped = False
+
+    async def stop(self) -> None:
+        self.stopped = True
 
     async def partitions_for(self, topic: str) -> set[int]:
         return {0, 1}
@@ -130,6 +134,24 @@ async def test_a_batch_with_one_record_unacknowledged_is_unavailable(
     batch = [(topics.INTERACTIONS, click(n)) for n in range(3)]
     with pytest.raises(Unavailable, match="Kafka did not acknowledge the record"):
         await over(Broker(placed(4), missing, placed(6), room=1)).send_all(batch)
+
+
+@pytest.mark.parametrize("lost", [OutOfOrderSequenceNumber(), InvalidProducerEpoch()])
+async def test_a_producer_that_the_broker_lost_count_of_is_made_anew(
+    lost: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = Broker(lost, lost), Broker(placed(4))
+    producer = over(old)
+
+    async def started() -> Broker:
+        return new
+
+    monkeypatch.setattr(producer, "_started", started)
+    batch = [(topics.INTERACTIONS, click(0))]
+    with pytest.raises(Unavailable):
+        await producer.send_all(batch)
+    assert [source.offset for source in await producer.send_all(batch)] == [4]
+    assert old.stopped
 
 
 class Admin:
