@@ -200,7 +200,8 @@ class Producer:
     async def _renew(self, used: AIOKafkaProducer) -> None:
         """aiokafka counts on after a batch that was given up, and the broker then refuses all that follows."""
         async with self._renewing:
-            if self._producer is not used:
+            another_was_faster = self._producer is not used
+            if another_was_faster:
                 return
             log.warning("the broker lost count of what this producer sent; it is made anew")
             try:
