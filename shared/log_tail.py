@@ -50,7 +50,7 @@ class LogTail:
 
         Raises Unavailable when the broker falls silent, aiokafka's KafkaError when an offset is gone.
         """
-        begins, ends = self._named(begin), self._named(end)
+        begins, ends = named(self._kafka, begin), named(self._kafka, end)
         waiting = {place for place, offset in ends.items() if begins.get(place, 0) < offset}
         if not waiting:
             # Nothing is assigned for nothing: a consumer that is stopped while it drops an older assignment swallows
@@ -89,18 +89,20 @@ class LogTail:
             for number in range(self._kafka.partitions)
         ]
 
-    def _named(self, places: Places) -> dict[TopicPartition, int]:
-        return {
-            TopicPartition(name_of(self._kafka, topic), partition): offset
-            for topic, offsets in places.items()
-            for partition, offset in offsets.items()
-        }
-
     def _places(self, offsets: Mapping[TopicPartition, int]) -> Places:
         places: Places = {}
         for place, offset in offsets.items():
             places.setdefault(plain_name(self._kafka, place.topic), {})[place.partition] = offset
         return places
+
+
+def named(kafka: KafkaSettings, places: Places) -> dict[TopicPartition, int]:
+    """As aiokafka wants them: by partition, with the topic's name on the broker."""
+    return {
+        TopicPartition(name_of(kafka, topic), partition): offset
+        for topic, offsets in places.items()
+        for partition, offset in offsets.items()
+    }
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -33,10 +34,10 @@ from shared.events import Event, InvalidEvent, Source
 from shared.experiments.bar import counted
 from shared.experiments.readers import BadLines
 from shared.local.reviews import count_lines, read_items, read_reviews
+from shared.patience import patiently
 from shared.service import WrongSetting
 
 FILE_ROWS: Final = 20_000
-PAUSES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds before a provider that does not answer is asked again
 
 log = logs.get(__name__)
 
@@ -130,7 +131,7 @@ class Backfill:
         with counted(f"extracting {what}", count_lines(path)) as done:
             remaining = iter(found)
             while batch := list(islice(remaining, self._batch)):
-                await _patiently(handler, batch)
+                await patiently(partial(handler, batch))
                 done(len(batch))
 
     def _read_reviews(self, path: Path, bad: BadLines) -> Iterator[Delivery]:
@@ -186,17 +187,6 @@ def main() -> None:
         _end(str(error), 2)
     except (OSError, Unavailable, archive.BadArchive) as error:
         _end(str(error), 1)
-
-
-async def _patiently(handler: Handler, batch: Sequence[Delivery]) -> None:
-    for pause in PAUSES:
-        try:
-            await handler(batch)
-            return
-        except Unavailable as error:
-            log.warning("the provider does not answer; asking again", error=str(error), pause_seconds=pause)
-            await asyncio.sleep(pause)
-    await handler(batch)
 
 
 def _end(sentence: str, code: int) -> None:

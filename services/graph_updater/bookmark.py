@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from shared.kafka import client_options, name_of
-from shared.log_tail import Places
+from shared.log_tail import Places, named
 from shared.settings import KafkaSettings
 
 
@@ -26,11 +26,7 @@ class Bookmark:
         return places
 
     async def write(self, places: Places) -> None:
-        offsets = {
-            TopicPartition(name_of(self._kafka, topic), partition): offset
-            for topic, partitions in places.items()
-            for partition, offset in partitions.items()
-        }
+        offsets = named(self._kafka, places)
         self._consumer.assign(list(offsets))
         await self._consumer.commit(offsets)
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, NoReturn
 
 import msgspec
@@ -27,18 +28,18 @@ from services.graph_updater.settings import GraphUpdaterSettings
 from services.graph_updater.store import KINDS, Store, collection
 from shared import archive, logs, topics
 from shared.archive import BadArchive
-from shared.batches import Delivery, Handler, Refused
+from shared.batches import Delivery
 from shared.dead_letters import Record
-from shared.errors import FinestreamError, Unavailable
+from shared.errors import FinestreamError
 from shared.events import Event, Source
 from shared.experiments.bar import counted
 from shared.log_tail import Places, tailing
+from shared.patience import patiently
 from shared.service import WrongSetting
 from shared.settings import ArchiveSettings, masked, read
 from shared.space import Space
 from shared.whole_log import Log, event_of
 
-PAUSES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # seconds before a store that does not answer is asked again
 NEAR_RECORDS: Final = 1000  # so few new ones, and the rest is for the next one who reads Kafka
 log = logs.get(__name__)
 
@@ -91,7 +92,7 @@ class Rebuild:
         for handler, names in ((self._graph.on_items, ITEM_TOPICS), (self._graph.on_users, USER_TOPICS)):
             some = [delivery for delivery in deliveries if delivery.source.topic in names]
             if some:
-                self.refused.update(refused.reason for refused in await _patiently(handler, some))
+                self.refused.update(refused.reason for refused in await patiently(partial(handler, some)))
         self.facts += len(deliveries)
         while await self._graph.sweep.step(math.inf):
             pass
@@ -141,16 +142,6 @@ def _rows_after(url: str, after: Places) -> int:
         if file.topic in topics.FOLDED
         and any(last >= after.get(file.topic, {}).get(p, 0) for p, (_, last) in file.ranges.items())
     )
-
-
-async def _patiently(handler: Handler, deliveries: Sequence[Delivery]) -> Sequence[Refused]:
-    for pause in PAUSES:
-        try:
-            return await handler(deliveries)
-        except Unavailable as error:
-            log.warning("the store does not answer; trying again", error=str(error), pause_seconds=pause)
-            await asyncio.sleep(pause)
-    return await handler(deliveries)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from services.extractor.findings import Answered
 from services.extractor.main import Parts
 from services.extractor.settings import ExtractorSettings
 from services.extractor.vectors import Vectors
-from shared import archive, topics
+from shared import archive, patience, topics
 from shared.errors import Unavailable
 from shared.events import EARLIEST, Event, Interaction, Item, ItemSemantics, Opinions
 from shared.models.dataset import read_log
@@ -44,7 +44,7 @@ def parts(monkeypatch: pytest.MonkeyPatch, general: Space, offline: Extraction, 
           local: LocalEmbeddings) -> Parts:  # fmt: skip
     made = Parts(general, offline, vectors, Saying({}), local)
     monkeypatch.setattr(job, "parts_of", lambda settings, worker: made)
-    monkeypatch.setattr(job, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(patience, "PAUSES", (0.0, 0.0))
     return made
 
 
@@ -113,12 +113,13 @@ async def test_a_job_that_was_cut_off_leaves_no_log(
     monkeypatch.setattr(job, "FILE_ROWS", 2)
     reviews = lines(tmp_path / "reviews", *(review(n) for n in range(1, 6)))
 
-    async def cut(handler: Any, batch: Sequence[Any]) -> None:
-        await handler(batch)
+    async def cut(call: Any) -> None:
+        await call()
+        [batch] = call.args
         if batch[-1].event.review_id == "r4":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "_patiently", cut)
+    monkeypatch.setattr(job, "patiently", cut)
     with pytest.raises(KeyboardInterrupt):
         await backfill(reviews, None, str(tmp_path / "log"), ExtractorSettings(batch_size=2))
     assert list((tmp_path / "log").glob("topic=opinions/*/*.parquet")), "it had written already"

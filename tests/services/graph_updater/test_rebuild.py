@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from services.graph_updater import rebuild as module
 from services.graph_updater.main import ITEM_TOPICS, USER_TOPICS
 from services.graph_updater.rebuild import Nowhere, Rebuild
-from shared import archive, events, topics
+from shared import archive, events, patience, topics
 from shared.errors import Unavailable
 from shared.events import Erasure, Event
 from shared.graph import fold
@@ -87,7 +86,7 @@ async def test_what_does_not_fit_is_counted_and_the_rest_goes_on(tmp_path: Path,
 async def test_a_store_that_does_not_answer_is_asked_again(
     tmp_path: Path, tail: MemoryTail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(patience, "PAUSES", (0.0, 0.0))
     archived: list[tuple[str, Event]] = [(topics.ITEMS, item())]
     store = MemoryStore()
     store.fails = 2
