@@ -5,7 +5,8 @@
 
 A manifest is the only truth: a file that no manifest names does not exist, and a manifest is replaced whole, so a
 reader sees each flush, compaction and erasure entirely or not at all. A file holds rows of one topic, sorted by
-(partition, offset); the files of a partition are in the order of its log.
+(partition, offset); the files of a partition are in the order of its log. What is derived is named with its space
+(topics.in_space); readers name topics plainly, and the space that they mean.
 
 `day` is the day (UTC) in which the broker took the record. By event day, one replay of ten years of reviews would
 touch thousands of folders in every flush, and no folder could ever be called finished.
@@ -24,10 +25,11 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from msgspec import Struct
 
-from shared import events, logs
+from shared import events, logs, topics
 from shared.events import Event, Source
+from shared.space import DEFAULT_SPACE
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # 2: topics of a space are named with it
 BATCH_ROWS: Final = 1024  # what a reader holds at once; a value is at most about 200 KiB, mostly below 1 KiB
 
 SCHEMA: Final = pa.schema(
@@ -165,18 +167,24 @@ def manifests(store: Store) -> list[Manifest]:
     return [load(store, name) for name in store.names("manifest-*-of-*.json")]
 
 
-def rows_of(store: Store, file: File) -> Iterator[Archived]:
-    """The rows of one file, at most BATCH_ROWS in memory. Raises FileNotFoundError when it has been replaced."""
+def rows_of(store: Store, file: File, plain: str = "") -> Iterator[Archived]:
+    """The rows of one file, at most BATCH_ROWS in memory; `plain`: how their topic is called in its space.
+
+    Raises FileNotFoundError when the file has been replaced.
+    """
+    topic = plain or file.topic
     with store.open(file.path) as opened:
         # Without threads: handing them the columns of so few rows costs more than decoding those does.
         for batch in pq.ParquetFile(opened).iter_batches(BATCH_ROWS, use_threads=False):
             columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
             for values in zip(*columns, strict=True):
-                yield Archived(file.topic, *values)
+                yield Archived(topic, *values)
 
 
-def read(url: str, topics: Sequence[str], after: Mapping[str, Mapping[int, int]] | None = None) -> Iterator[Archived]:
-    """What the archive held of `topics` when the reading began: each record once, each partition in log order.
+def read(
+    url: str, names: Sequence[str], after: Mapping[str, Mapping[int, int]] | None = None, *, space: str = DEFAULT_SPACE
+) -> Iterator[Archived]:
+    """What the archive held of these topics when the reading began: each record once, each partition in log order.
 
     `after`: only records from these offsets on (topic -> partition -> offset). Memory does not grow with the log. When
     a compaction or an erasure replaces a file during the reading, the manifests are read again and the reading goes on
@@ -184,11 +192,12 @@ def read(url: str, topics: Sequence[str], after: Mapping[str, Mapping[int, int]]
     """
     store = Store(url)
     found = manifests(store)
-    progress = _Progress(found, after or {})
+    plain_of = {topics.in_space(name, space): name for name in names}
+    progress = _Progress(found, {topics.in_space(name, space): places for name, places in (after or {}).items()})
     while True:
         try:
-            for file in _files(found, topics):
-                yield from progress.new_rows(store, file)
+            for file in (file for manifest in found for file in manifest.files if file.topic in plain_of):
+                yield from progress.new_rows(store, file, plain_of[file.topic])
             return
         except _Gone as gone:
             found = manifests(store)
@@ -196,10 +205,10 @@ def read(url: str, topics: Sequence[str], after: Mapping[str, Mapping[int, int]]
                 raise BadArchive(f"{store.path(gone.path)} is gone but a manifest names it") from None
 
 
-def events_of(url: str, topics: Sequence[str]) -> Iterator[tuple[Event, Source]]:
+def events_of(url: str, names: Sequence[str], *, space: str = DEFAULT_SPACE) -> Iterator[tuple[Event, Source]]:
     """As read, decoded. A record that this version refuses is left out and logged: its bounds were wider once."""
     refused: set[tuple[str, str]] = set()
-    for row in read(url, topics):
+    for row in read(url, names, space=space):
         try:
             event = events.decode(row.topic, row.value, now=row.appended_at)
         except events.InvalidEvent as error:
@@ -210,9 +219,10 @@ def events_of(url: str, topics: Sequence[str]) -> Iterator[tuple[Event, Source]]
         yield event, row.source
 
 
-def offsets(url: str) -> dict[str, dict[int, int]]:
-    """topic -> partition -> the next offset that is not archived yet."""
-    return merged_offsets(manifests(Store(url)))
+def offsets(url: str, *, space: str = DEFAULT_SPACE) -> dict[str, dict[int, int]]:
+    """topic -> partition -> the next offset that is not archived yet; what is of another space has its whole name."""
+    merged = merged_offsets(manifests(Store(url)))
+    return {topics.plain(name, space): partitions for name, partitions in merged.items()}
 
 
 def merged_offsets(found: Sequence[Manifest]) -> dict[str, dict[int, int]]:
@@ -250,12 +260,12 @@ class _Progress:
             if partition in after.get(topic, {})
         }
 
-    def new_rows(self, store: Store, file: File) -> Iterator[Archived]:
+    def new_rows(self, store: Store, file: File, plain: str) -> Iterator[Archived]:
         if self._holds_nothing_new(file):
             return
         try:
-            for row in rows_of(store, file):
-                place, at = (row.topic, row.partition), (file.era, row.offset)
+            for row in rows_of(store, file, plain):
+                place, at = (file.topic, row.partition), (file.era, row.offset)
                 if self._given.get(place, (0, 0)) <= at < self._end.get(place, (0, 0)):
                     self._given[place] = (file.era, row.offset + 1)
                     yield row
@@ -267,10 +277,6 @@ class _Progress:
             (file.era, last) < self._given.get((file.topic, partition), (0, 0))
             for partition, (_, last) in file.ranges.items()
         )
-
-
-def _files(found: Sequence[Manifest], topics: Sequence[str]) -> Iterator[File]:
-    return (file for manifest in found for file in manifest.files if file.topic in topics)
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -23,7 +23,7 @@ from shared import logs
 from shared.batches import Batches, Stopped
 from shared.faust_fetches import FetchTransport, MessageTransport
 from shared.faust_intake import FetchIntake, MessageIntake, Taken
-from shared.kafka import name_of, plain_name, ssl_context
+from shared.kafka import group_of, name_of, plain_name, ssl_context
 from shared.settings import KafkaSettings
 
 # A back-off may last for hours; the group must not take the partitions away because nothing is polled meanwhile.
@@ -49,7 +49,7 @@ class Session:
         self._idle = asyncio.Event()
         self._idle.set()
         self._defect = False
-        self._app = _create_app(name_of(kafka, group), worker, kafka, batch_size)
+        self._app = _create_app(group_of(kafka, group), worker, kafka, batch_size)
         self._intake = (FetchIntake if kafka.whole_fetches else MessageIntake)(self._app, kafka, batch_size)
         topic = faust.Topic(self._app, topics=[name_of(kafka, t) for t in topics], schema=self._intake.schema)
         self._app.agent(topic, name=group, concurrency=1)(self._agent)

@@ -40,13 +40,18 @@ fetch_pause.install()  # every client gets its options here, so every consumer i
 
 
 def name_of(settings: KafkaSettings, topic: str) -> str:
-    """A topic's (or group's) name on the broker: with the operator's prefix."""
-    return settings.topic_prefix + topic
+    """A topic's name on the broker: with the operator's prefix, and in the space of these settings."""
+    return settings.topic_prefix + topics.in_space(topic, settings.space)
 
 
 def plain_name(settings: KafkaSettings, name: str) -> str:
     """The inverse of name_of."""
-    return name.removeprefix(settings.topic_prefix)
+    return topics.plain(name.removeprefix(settings.topic_prefix), settings.space)
+
+
+def group_of(settings: KafkaSettings, name: str) -> str:
+    """A consumer group's name on the broker: each space reads for itself."""
+    return f"{settings.topic_prefix}{name}.{settings.space}"
 
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:

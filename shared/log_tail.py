@@ -26,6 +26,10 @@ class LogTail:
         self._kafka = kafka
         self._consumer = consumer
 
+    @property
+    def space(self) -> str:
+        return self._kafka.space
+
     async def firsts(self, names: Sequence[str]) -> Places:
         """The first offset that each partition still holds."""
         return self._places(await self._consumer.beginning_offsets(self._partitions(names)))

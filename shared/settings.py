@@ -6,20 +6,22 @@ Every default runs on one laptop: loopback addresses, the embedded parts, the CP
 
 import sys
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.space import DEFAULT_SPACE, SPACES
 
 EMBEDDED_KAFKA = "127.0.0.1:19092"
+SpaceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]  # part of topics' names
+_SPACE = "in which facts are derived and read: a folder of shared/spaces, or of FINESTREAM_SPACE_ROOT"
 
 
 class KafkaSettings(BaseSettings):
     """Where Kafka is and how to talk to it. `finestream up` starts the embedded broker if bootstrap is not set."""
 
-    model_config = SettingsConfigDict(env_prefix="FINESTREAM_KAFKA_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="FINESTREAM_KAFKA_", extra="ignore", populate_by_name=True)
 
     bootstrap: str = Field(EMBEDDED_KAFKA, description="host:port, comma-separated")
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="protocol")
@@ -36,6 +38,7 @@ class KafkaSettings(BaseSettings):
     session_timeout_seconds: float = Field(6.0, gt=0, description="after which a silent worker is taken for dead")
     rebalance_timeout_seconds: float = Field(10.0, gt=0, description="for workers to join a rebalance")
     whole_fetches: bool = Field(True, description="hand fetches to agents whole; false: Faust's own way, slower")
+    space: SpaceName = Field(DEFAULT_SPACE, validation_alias="FINESTREAM_SPACE_NAME", description=_SPACE)
 
 
 class GrpcSettings(BaseSettings):
@@ -80,7 +83,7 @@ class SpaceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FINESTREAM_SPACE_", extra="ignore")
 
-    name: str = Field(DEFAULT_SPACE, min_length=1, description="a folder of shared/spaces, or of FINESTREAM_SPACE_ROOT")
+    name: SpaceName = Field(DEFAULT_SPACE, description=_SPACE)
     root: Path = Field(SPACES, description="where the folders of spaces lie")
 
 

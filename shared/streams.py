@@ -20,7 +20,7 @@ from shared import dead_letters, logs, stream_metrics
 from shared.batches import Batches, Delivery, Handler, Refused
 from shared.errors import Unavailable
 from shared.faust_session import Session
-from shared.kafka import Producer, name_of
+from shared.kafka import Producer, group_of
 from shared.service import Health
 from shared.settings import KafkaSettings
 
@@ -102,7 +102,7 @@ class Stream:
 
     def _new_session(self) -> tuple[Session, Batches]:
         stopping = asyncio.Event()
-        batches = Batches(self._name, name_of(self._kafka, self._name), self._handle, self._producer, stopping)
+        batches = Batches(self._name, group_of(self._kafka, self._name), self._handle, self._producer, stopping)
         session = Session(
             self._name, self._topics, self._kafka, self._worker, batches, stopping, self._batch_size,
         )  # fmt: skip

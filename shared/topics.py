@@ -1,4 +1,8 @@
-"""Every topic: its name, what travels on it, how it is cleaned up. Nothing else names a topic."""
+"""Every topic: its name, what travels on it, how it is cleaned up. Nothing else names a topic.
+
+What is derived lives in a space and has a topic of its own there (`in_space`), on Kafka and in the archive, so that
+spaces live side by side. A process works in one space: inside it topics have their plain names.
+"""
 
 from dataclasses import dataclass
 
@@ -22,16 +26,17 @@ class Topic:
     name: str
     compact: bool = False
     dead_letters: bool = True
+    of_space: bool = False
 
 
 ALL: tuple[Topic, ...] = (
     Topic(INTERACTIONS),
     Topic(REVIEWS),
     Topic(ITEMS, compact=True),
-    Topic(OPINIONS),
-    Topic(ITEM_SEMANTICS, compact=True),
-    Topic(ITEM_EDGES),
-    Topic(ITEM_STATES, compact=True, dead_letters=False),
+    Topic(OPINIONS, of_space=True),
+    Topic(ITEM_SEMANTICS, compact=True, of_space=True),
+    Topic(ITEM_EDGES, of_space=True),
+    Topic(ITEM_STATES, compact=True, dead_letters=False, of_space=True),
     Topic(IMPRESSIONS, dead_letters=False),
     Topic(ERASURES, compact=True),
 )
@@ -46,3 +51,26 @@ FOLDED: tuple[str, ...] = (INTERACTIONS, OPINIONS, ERASURES, ITEMS, ITEM_SEMANTI
 def dead_letters(topic: str) -> str:
     """The dead-letter topic of `topic`."""
     return topic + DEAD_LETTER_SUFFIX
+
+
+_OF_SPACE = frozenset(name for t in ALL if t.of_space for name in (t.name, dead_letters(t.name)))
+
+
+def in_space(topic: str, space: str) -> str:
+    """The topic's name outside of a process. What several spaces share has the same name in all of them."""
+    if topic not in _OF_SPACE:
+        return topic
+    name = topic.removesuffix(DEAD_LETTER_SUFFIX)
+    return f"{name}.{space}{topic.removeprefix(name)}"
+
+
+def plain(name: str, space: str) -> str:
+    """The inverse of in_space. A name of another space stays as it is."""
+    topic = name.replace(f".{space}", "", 1)
+    return topic if topic in _OF_SPACE else name
+
+
+def kind_of(name: str) -> str:
+    """The plain name of a topic of any space: it says what travels there."""
+    kind = name.split(".", 1)[0]
+    return kind if kind in _OF_SPACE else name

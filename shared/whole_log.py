@@ -16,12 +16,18 @@ CHUNK: Final = 4000  # records at once
 
 
 class Log:
-    """What states are folded from. `start` before anything else. `after`: what lies before these offsets was read."""
+    """Some topics from their first record on. `start` before anything else.
 
-    def __init__(self, archive_url: str, tail: LogTail, after: Places | None = None) -> None:
+    `after`: what lies before these offsets was read.
+    """
+
+    def __init__(
+        self, archive_url: str, tail: LogTail, after: Places | None = None, names: Sequence[str] = topics.FOLDED
+    ) -> None:
         self._url = archive_url
         self._tail = tail
         self._after: Places = after or {}
+        self._names = names
         self._begin: Places = {}  # where Kafka follows on the archive
         self._letters_read: Places = {}
         self.end: Places = {}  # up to where the log counts now
@@ -29,9 +35,9 @@ class Log:
 
     async def start(self) -> None:
         """Fix where the archive ends, and the log. Raises WrongSetting, BadArchive and as LogTail does."""
-        await self._tail.check_partitions(topics.FOLDED)
-        archived = await asyncio.to_thread(archive.offsets, self._url)
-        firsts, self.end = await self._tail.firsts(topics.FOLDED), await self._tail.ends(topics.FOLDED)
+        await self._tail.check_partitions(self._names)
+        archived = await asyncio.to_thread(archive.offsets, self._url, space=self._tail.space)
+        firsts, self.end = await self._tail.firsts(self._names), await self._tail.ends(self._names)
         for topic, partitions in firsts.items():
             for partition, first in partitions.items():
                 begin = max(_at(archived, topic, partition), _at(self._after, topic, partition))
@@ -39,9 +45,10 @@ class Log:
                 self._note_hole(f"{topic} {partition}", begin, first, self.end[topic][partition])
         self._letters_read = await self._tail.firsts(LETTERS)
 
-    async def chunks(self, names: Sequence[str] = topics.FOLDED) -> AsyncIterator[list[Record]]:
-        """Everything of these topics up to where the log counts now."""
-        rows = archive.read(self._url, names, self._after)
+    async def chunks(self, names: Sequence[str] = ()) -> AsyncIterator[list[Record]]:
+        """Everything up to where the log counts now, of these topics alone where some are named."""
+        names = names or self._names
+        rows = archive.read(self._url, names, self._after, space=self._tail.space)
         while archived := await asyncio.to_thread(lambda: list(islice(rows, CHUNK))):
             yield [Record(row.source, row.key, row.value) for row in archived]
         async for chunk in self._tail_chunks(self._begin, names):
@@ -49,8 +56,8 @@ class Log:
 
     async def new_chunks(self) -> AsyncIterator[list[Record]]:
         """What has come since; from now on it counts too."""
-        begin, self.end = self.end, await self._tail.ends(topics.FOLDED)
-        async for chunk in self._tail_chunks(begin, topics.FOLDED):
+        begin, self.end = self.end, await self._tail.ends(self._names)
+        async for chunk in self._tail_chunks(begin, self._names):
             yield chunk
 
     async def read(self, take: Take) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from shared.kafka import client_options, name_of
+from shared.kafka import client_options, group_of, name_of
 from shared.settings import KafkaSettings
 
 
@@ -84,7 +84,7 @@ async def committed(settings: KafkaSettings, group: str, topic: str) -> dict[int
     await admin.start()
     try:
         partitions = [TopicPartition(name_of(settings, topic), p) for p in range(settings.partitions)]
-        offsets = await admin.list_consumer_group_offsets(name_of(settings, group), partitions=partitions)
+        offsets = await admin.list_consumer_group_offsets(group_of(settings, group), partitions=partitions)
         return {tp.partition: max(offsets[tp].offset, 0) if tp in offsets else 0 for tp in partitions}
     finally:
         await admin.close()

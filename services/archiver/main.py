@@ -1,6 +1,7 @@
 """The archiver: every topic of Kafka to Parquet, continuously; the log that training and rebuilding read."""
 
 import asyncio
+from collections.abc import Iterable
 
 from services.archiver import lock
 from services.archiver.align import align
@@ -24,7 +25,8 @@ async def compose(runtime: Runtime[ArchiverSettings]) -> None:
         await asyncio.to_thread(writer.open)
     except (BadArchive, OtherWorkers, lock.Held, OSError) as error:
         raise WrongSetting(f"FINESTREAM_ARCHIVE_URL {settings.archive.url}: {error}") from None
-    await kafka.ensure_topics(settings.kafka)
+    for space in settings.all_spaces:
+        await kafka.ensure_topics(settings.kafka.model_copy(update={"space": space}))
     reader = LogReader(settings.kafka, _places(settings, writer))
     await reader.start()
     try:
@@ -52,10 +54,15 @@ def _places(settings: ArchiverSettings, writer: Writer) -> list[Place]:
     """This worker's partitions, and every partition of erasures: an edge of an item may name any user."""
     return [
         (topic, partition)
-        for topic in topics.ARCHIVED
+        for topic in names_of(settings.all_spaces)
         for partition in range(settings.kafka.partitions)
         if writer.owns(partition) or topic == topics.ERASURES
     ]
+
+
+def names_of(spaces: Iterable[str]) -> list[str]:
+    """Every topic to archive: what is shared, once, and what is derived, of each space."""
+    return list(dict.fromkeys(topics.in_space(topic, space) for space in spaces for topic in topics.ARCHIVED))
 
 
 def main() -> None:

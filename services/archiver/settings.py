@@ -1,9 +1,11 @@
 """Settings of the archiver, read from FINESTREAM_ARCHIVER_*; where the archive lies is FINESTREAM_ARCHIVE_URL."""
 
-from pydantic import Field, model_validator
-from pydantic_settings import SettingsConfigDict
+from typing import Annotated
 
-from shared.settings import ArchiveSettings, ServiceSettings
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from shared.settings import ArchiveSettings, ServiceSettings, SpaceName
 
 
 class ArchiverSettings(ServiceSettings):
@@ -13,6 +15,9 @@ class ArchiverSettings(ServiceSettings):
 
     metrics_port: int = Field(9104, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free")
     archive: ArchiveSettings = Field(default_factory=ArchiveSettings)
+    spaces: Annotated[list[SpaceName], NoDecode] = Field(
+        default_factory=list, description="spaces to archive beside FINESTREAM_SPACE_NAME, comma-separated"
+    )
     worker: int = Field(0, ge=0, description="which share of the partitions: partition % workers == worker")
     workers: int = Field(1, ge=1, le=1024, description="how many archivers share the partitions")
     flush_seconds: float = Field(2.0, gt=0, description="the oldest record that is not archived yet waits this long")
@@ -30,6 +35,15 @@ class ArchiverSettings(ServiceSettings):
     retention_warning_share: float = Field(
         0.5, gt=0, le=1, description="warn when the lag exceeds this share of Kafka's retention"
     )
+
+    @field_validator("spaces", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @property
+    def all_spaces(self) -> list[str]:
+        return list(dict.fromkeys([self.kafka.space, *self.spaces]))
 
     @model_validator(mode="after")
     def _worker_is_one_of_them(self) -> "ArchiverSettings":

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from shared import events
+from shared import events, topics
 from shared.archive import Archived
 from shared.events import Erasure, Event, Impression, Interaction, InvalidEvent, Opinions, Review, ReviewEdge
 
@@ -13,7 +13,7 @@ from shared.events import Erasure, Event, Impression, Interaction, InvalidEvent,
 class Record(NamedTuple):
     """One record as it came from Kafka; appended_at in seconds since 1970."""
 
-    topic: str
+    topic: str  # as it is named outside of a space
     partition: int
     offset: int
     appended_at: float
@@ -35,7 +35,7 @@ def sift(records: Sequence[Record]) -> Sifted:
     sifted = Sifted()
     for record in records:
         try:
-            event = events.decode(record.topic, record.value, now=record.appended_at)
+            event = events.decode(topics.kind_of(record.topic), record.value, now=record.appended_at)
         except InvalidEvent as error:
             sifted.skipped[record.topic, error.reason] += 1
             continue

@@ -7,7 +7,8 @@ no longer names it is in place.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from uuid import uuid4
 
 import msgspec
@@ -50,6 +51,7 @@ class Writer:
         self._manifest = Manifest(worker=worker, workers=workers)
         self._id = uuid4().hex
         self._erased: dict[str, float] = {}
+        self._unnamed: list[str] = []  # files of the change in hand
         self._compact_files, self._small_file_bytes = compact_files, small_file_bytes
         self._clock, self._progress = clock, progress
 
@@ -131,14 +133,16 @@ class Writer:
         erased = self._erased | news
         rows = [row for row in sifted.rows if not self._is_watched(row.topic, row.partition)]
         kept = [row for row in rows if not is_erased(row, erased)]
-        replaced = self._rewrite(manifest.files, news) if news else {}
-        added = [
-            self._write(parquet.table_of(group), topic, day, manifest.era, "flush")
-            for (topic, day), group in parquet.by_topic_and_day(kept)
-        ]
+        with self._removed_on_failure():
+            replaced = self._rewrite(manifest.files, news) if news else {}
+            added = [
+                self._write(parquet.table_of(group), topic, day, manifest.era, "flush")
+                for (topic, day), group in parquet.by_topic_and_day(kept)
+            ]
+            self._check_ours()
         files = [new for file in manifest.files if (new := replaced.get(file.path, file)) is not None] + added
         foreign = join_erasures(self._erased, (event for place, event in sifted.erasures if not self.owns(place)))
-        self._swap(msgspec.structs.replace(manifest, files=files, erased=manifest.erased | foreign))
+        self._put(msgspec.structs.replace(manifest, files=files, erased=manifest.erased | foreign))
         self._erased = erased
         for path in replaced:
             self._store.delete(path)
@@ -171,7 +175,7 @@ class Writer:
         until = max(erased.values())
         replaced: dict[str, File | None] = {}
         for file in files:
-            if file.topic not in USER_TOPICS or file.first_ts > until:
+            if topics.kind_of(file.topic) not in USER_TOPICS or file.first_ts > until:
                 continue
             table = parquet.decode(self._store, file)
             left = parquet.without(table, erased)
@@ -204,10 +208,12 @@ class Writer:
     def _merge(self, run: Sequence[File]) -> None:
         first = run[0]
         table = pa.concat_tables([parquet.decode(self._store, file) for file in run])
-        merged = self._write(table, first.topic, first.day, first.era, "compaction")
+        with self._removed_on_failure():
+            merged = self._write(table, first.topic, first.day, first.era, "compaction")
+            self._check_ours()
         old = {file.path for file in run[1:]}
         files = [merged if file is first else file for file in self._manifest.files if file.path not in old]
-        self._swap(msgspec.structs.replace(self._manifest, files=files))
+        self._put(msgspec.structs.replace(self._manifest, files=files))
         for file in run:
             self._store.delete(file.path)
 
@@ -216,15 +222,35 @@ class Writer:
     def _write(self, table: pa.Table, topic: str, day: str, era: int, why: str) -> File:
         path = archive.file_name(topic, day, self._manifest.worker)
         entry, data = parquet.encode(table, path=path, topic=topic, day=day, era=era)
+        self._unnamed.append(path)
         self._store.put(path, data)
         metrics.WRITTEN.labels(why).inc(len(data))
         self._progress()
         return entry
 
-    def _swap(self, manifest: Manifest) -> None:
+    @contextmanager
+    def _removed_on_failure(self) -> Iterator[None]:
+        """What is written in here goes again when the rest fails, so that retries on a full disk do not fill it.
+
+        Not around the manifest's own write: one that seems to have failed may have succeeded.
+        """
+        self._unnamed.clear()
+        try:
+            yield
+        except Exception:
+            for path in self._unnamed:
+                self._remove(path)
+            raise
+
+    def _remove(self, path: str) -> None:
+        try:
+            self._store.delete(path)
+        except OSError as error:  # the next start finds it
+            log.warning("a file that nothing names is left", path=path, error=str(error))
+
+    def _check_ours(self) -> None:
         if archive.load(self._store, self._name).writer != self._id:
             raise Superseded(f"another archiver has taken {self._store.path(self._name)} over")
-        self._put(manifest)
 
     def _put(self, manifest: Manifest) -> None:
         claimed = msgspec.structs.replace(manifest, writer=self._id, revision=manifest.revision + 1)

@@ -49,10 +49,11 @@ class NotEmpty(Exception):
 class Written:
     """A Sender that writes an event log of one partition. Nothing of it can be read before `close`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, space: str) -> None:
         self._store = Store(url)
         if archive.manifests(self._store):
             raise NotEmpty(f"{url} holds an event log already")
+        self._space = space
         self._now = time.time()
         self._rows: dict[str, list[Archived]] = {}
         self._next: Counter[str] = Counter()
@@ -84,7 +85,7 @@ class Written:
         """Name the files: from here on there is a log."""
         for topic in self._rows:
             self._flush(topic)
-        offsets = {topic: {0: offset} for topic, offset in self._next.items()}
+        offsets = {topics.in_space(topic, self._space): {0: offset} for topic, offset in self._next.items()}
         manifest = Manifest(worker=0, workers=1, revision=1, files=self._files, offsets=offsets)
         self._store.put(archive.manifest_name(0, 1), msgspec.json.encode(manifest))
 
@@ -93,7 +94,8 @@ class Written:
         if not rows:
             return
         day = datetime.fromtimestamp(self._now, UTC).strftime("%Y-%m-%d")
-        path = archive.file_name(topic, day, 0)
+        name = topics.in_space(topic, self._space)
+        path = archive.file_name(name, day, 0)
         buffer = io.BytesIO()
         columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
         pq.write_table(pa.table(columns, schema=SCHEMA), buffer, compression="zstd", use_dictionary=["user_id"])
@@ -101,7 +103,7 @@ class Written:
         self._store.put(path, data)
         self._files.append(
             File(
-                path=path, topic=topic, day=day, era=0, rows=len(rows), bytes=len(data),
+                path=path, topic=name, day=day, era=0, rows=len(rows), bytes=len(data),
                 ranges={0: (rows[0].offset, rows[-1].offset)},
                 first_ts=min(times), last_ts=max(times), last_appended_at=self._now,
             )
@@ -153,7 +155,7 @@ class Backfill:
 
 async def backfill(reviews: Path, items: Path | None, url: str, chosen: ExtractorSettings) -> None:
     """Raises WrongSetting, NotEmpty, OSError for a file that cannot be read, Unavailable for a provider's silence."""
-    written = Written(url)
+    written = Written(url, chosen.space.name)
     worker = Worker(chosen.torch_threads)
     try:
         parts = await worker.run(parts_of, chosen, worker)

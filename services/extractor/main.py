@@ -25,6 +25,16 @@ STOP_GRACE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """What makes words vectors and attributes of a space."""
+
+    space: Space
+    vectors: Vectors
+    attributes: Attributes
+    embeddings: Embeddings
+
+
+@dataclass(frozen=True)
 class Parts:
     """What the streams and the port share."""
 
@@ -41,6 +51,14 @@ class Parts:
 
 def parts_of(settings: ExtractorSettings, worker: Worker) -> Parts:
     """Loads the models; takes seconds. Raises WrongSetting."""
+    of = embedding_of(settings, worker)
+    provider = provider_of(settings, of.space, worker)
+    extraction = Extraction(provider, of.attributes, of.vectors, cached_texts=settings.cached_texts)
+    return Parts(of.space, extraction, of.vectors, provider, of.embeddings)
+
+
+def embedding_of(settings: ExtractorSettings, worker: Worker) -> Embedding:
+    """Loads the embedding model; takes seconds. Raises WrongSetting."""
     try:
         definition = space.load(settings.space.name, settings.space.root)
         fitted = projection.load(definition, settings.space.root)
@@ -51,9 +69,7 @@ def parts_of(settings: ExtractorSettings, worker: Worker) -> Parts:
     attributes = Attributes(
         definition, vectors, similarity=settings.attribute_similarity, cached=settings.cached_phrases
     )
-    provider = provider_of(settings, definition, worker)
-    extraction = Extraction(provider, attributes, vectors, cached_texts=settings.cached_texts)
-    return Parts(definition, extraction, vectors, provider, embeddings)
+    return Embedding(definition, vectors, attributes, embeddings)
 
 
 async def compose(runtime: Runtime[ExtractorSettings]) -> None:
@@ -104,11 +120,16 @@ def _streams(runtime: Runtime[ExtractorSettings], parts: Parts, producer: kafka.
     }
     return [
         Stream(
-            f"extractor-{topic}", [topic], handler, kafka=settings.kafka, producer=producer, health=runtime.health,
+            stream_of(topic), [topic], handler, kafka=settings.kafka, producer=producer, health=runtime.health,
             worker=settings.worker, batch_size=settings.batch_size, stuck_seconds=settings.progress_timeout_seconds,
         )
         for topic, handler in handlers.items()
     ]  # fmt: skip
+
+
+def stream_of(topic: str) -> str:
+    """The name of the stream that reads the topic, and of its group."""
+    return f"extractor-{topic}"
 
 
 def main() -> None:

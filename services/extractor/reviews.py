@@ -27,7 +27,7 @@ class Reviews:
         read = [(d.event, d) for d in deliveries if isinstance(d.event, Review)]
         extracted = await self._extraction.pairs([review.text for review, _ in read])
         vectors = await self._vectors.texts(
-            [self._embedded(review) for review, _ in read], self._settings.review_tokens
+            [embedded_text(review, self._settings.review_chars) for review, _ in read], self._settings.review_tokens
         )
         opinions = [
             self._opinions(review, delivery, found, vector)
@@ -54,13 +54,10 @@ class Reviews:
             source=delivery.source,
         )
 
-    def _embedded(self, review: Review) -> str:
-        """What the review is known by: its title and how it begins, which is where reviews say what the thing is."""
-        return (
-            f"{review.title}. {review.text[: self._settings.review_chars]}"
-            if review.title
-            else (review.text[: self._settings.review_chars])
-        )
+
+def embedded_text(review: Review, chars: int) -> str:
+    """What the review is known by: its title and how it begins, which is where reviews say what the thing is."""
+    return f"{review.title}. {review.text[:chars]}" if review.title else review.text[:chars]
 
 
 def _count(found: Extracted) -> None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from services.graph_updater import metrics
 from services.graph_updater.announcer import Announcer, Change
-from services.graph_updater.checks import Checks
 from services.graph_updater.nodes import Nodes
 from services.graph_updater.sender import Sender
 from services.graph_updater.store import DUE, NO, YES
 from shared import topics
 from shared.events import InteractionEdge, Item, ItemSemantics, ReviewEdge, Source
 from shared.graph import fold
+from shared.graph.checks import Checks
 from shared.graph.fold import ItemFact
 from shared.graph.state import ItemNode, UserState
 from shared.streams import Delivery, Refused

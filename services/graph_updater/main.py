@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 from services.graph_updater import nodes
 from services.graph_updater.announcer import Announcer
 from services.graph_updater.changes import Changes
-from services.graph_updater.checks import Checks
 from services.graph_updater.counting import count_for_ever
 from services.graph_updater.graph_service import SERVICE_NAME, GraphService
 from services.graph_updater.items import ItemsHandler
@@ -24,6 +23,7 @@ from services.graph_updater.users import UsersHandler
 from services.graph_updater.vectors import Derived, ItemVectors
 from shared import kafka, logs, rpc, space, topics
 from shared.errors import Unavailable
+from shared.graph.checks import Checks
 from shared.graph.state import ItemNode, UserState
 from shared.pb.finestream.v1 import graph_pb2_grpc
 from shared.service import Health, Runtime, WrongSetting, run

@@ -22,13 +22,13 @@ import msgspec
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
-from services.graph_updater.bookmark import Bookmark, bookmark
 from services.graph_updater.main import ITEM_TOPICS, USER_TOPICS, Graph, opened, space_of
 from services.graph_updater.settings import GraphUpdaterSettings
 from services.graph_updater.store import KINDS, Store, collection
 from shared import archive, logs, topics
 from shared.archive import BadArchive
 from shared.batches import Delivery
+from shared.bookmark import Bookmark, bookmark
 from shared.dead_letters import Record
 from shared.errors import FinestreamError
 from shared.events import Event, Source
@@ -101,11 +101,11 @@ class Rebuild:
 async def rebuild(settings: GraphUpdaterSettings, definition: Space, archive_url: str, *, from_start: bool) -> Report:
     """Raises WrongSetting, Unavailable, BadArchive, and aiokafka's KafkaError."""
     began = time.monotonic()
-    name = f"rebuild-{collection('users', definition, settings.qdrant.collection_prefix)}"
+    group = f"{settings.kafka.topic_prefix}rebuild-{collection('users', definition, settings.qdrant.collection_prefix)}"
     async with (
         opened(settings, definition) as store,
         tailing(settings.kafka) as tail,
-        bookmark(settings.kafka, name) as marked,
+        bookmark(settings.kafka, group) as marked,
     ):
         after = {} if from_start else await _read_to(marked, store)
         whole = Log(archive_url, tail, after)
@@ -113,7 +113,7 @@ async def rebuild(settings: GraphUpdaterSettings, definition: Space, archive_url
         # ranking takes a version that is not higher than what it shows for old: these begin above all that were.
         graph = Graph.of(_unannounced(settings), definition, store, Nowhere(), first_version=int(time.time()))
         work = Rebuild(graph, whole)
-        await work.run(await asyncio.to_thread(_rows_after, archive_url, after))
+        await work.run(await asyncio.to_thread(_rows_after, archive_url, after, definition.name))
         await marked.write(whole.end)
         users, items = [await store.count(kind) for kind in KINDS]
     return Report(
@@ -133,14 +133,14 @@ def _unannounced(settings: GraphUpdaterSettings) -> GraphUpdaterSettings:
     return settings.model_copy(update={"announce_seconds": 0.0})
 
 
-def _rows_after(url: str, after: Places) -> int:
+def _rows_after(url: str, after: Places, space: str) -> int:
     """How many records of the archive there are to read, or some more: a file may be read in part."""
     return sum(
         file.rows
         for manifest in archive.manifests(archive.Store(url))
         for file in manifest.files
-        if file.topic in topics.FOLDED
-        and any(last >= after.get(file.topic, {}).get(p, 0) for p, (_, last) in file.ranges.items())
+        if (topic := topics.plain(file.topic, space)) in topics.FOLDED
+        and any(last >= after.get(topic, {}).get(p, 0) for p, (_, last) in file.ranges.items())
     )
 
 

@@ -67,8 +67,12 @@ class Store(Protocol):
         join the two states and write again. Ids are distinct.
         """
 
-    async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, Floats]) -> None:
-        """Put one vector of known nodes, none of length 0, in the place of what is there, whatever their version."""
+    async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, tuple[int, Floats]]) -> None:
+        """Put one vector of known nodes, none of length 0, in the place of what is there.
+
+        With each the version that it was made of: where others write too, a node that has another one by now keeps
+        its vector, which may be of an erasure.
+        """
 
     async def vectors(self, kind: KindName, ids: Sequence[str], name: VectorName) -> dict[str, Floats]:
         """Unit vectors of those nodes that have one, by id."""

@@ -180,8 +180,8 @@ class EdgeStore(Store):
         await self._shards[kind].update("put", operations)
         return {}
 
-    async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, Floats]) -> None:
-        points = [edge.PointVectors(point_id(node), {name: vector.tolist()}) for node, vector in vectors.items()]
+    async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, tuple[int, Floats]]) -> None:
+        points = [edge.PointVectors(point_id(node), {name: vector.tolist()}) for node, (_, vector) in vectors.items()]
         if points:
             await self._shards[kind].update("revise", [edge.UpdateOperation.update_vectors(points)])
 

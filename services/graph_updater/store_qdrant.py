@@ -39,7 +39,6 @@ from shared.service import WrongSetting
 from shared.space import Space
 
 PAGE: Final = 1000
-REVISED: Final = 200  # vectors of one call
 PUT_BYTES: Final = 4 * 1024 * 1024  # of one upsert
 START_SECONDS: Final = 60.0
 CLIENT_ERRORS: Final = range(400, 500)
@@ -100,11 +99,24 @@ class QdrantStore(Store):
         refused = [row.id for row in rows if row.id not in accepted]
         return await self.get(kind, refused) if refused else {}
 
-    async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, Floats]) -> None:
-        points = [models.PointVectors(id=str(point_id(i)), vector={name: v.tolist()}) for i, v in vectors.items()]
-        for start in range(0, len(points), REVISED):
+    async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, tuple[int, Floats]]) -> None:
+        by_version: dict[int, list[models.PointVectors]] = {}
+        for node, (version, vector) in vectors.items():
+            point = models.PointVectors(id=str(point_id(node)), vector={name: vector.tolist()})
+            by_version.setdefault(version, []).append(point)
+        operations = [
+            models.UpdateVectorsOperation(
+                update_vectors=models.UpdateVectors(points=points, update_filter=_of_version(version))
+            )
+            for version, points in by_version.items()
+        ]
+        for start in range(0, len(operations), PAGE):
             await self._call(
-                kind, "revise", self._client.update_vectors(self._names[kind], points[start : start + REVISED])
+                kind,
+                "revise",
+                self._client.batch_update_points(
+                    self._names[kind], operations[start : start + PAGE], timeout=self._settings.timeout_seconds
+                ),
             )
 
     async def vectors(self, kind: KindName, ids: Sequence[str], name: VectorName) -> dict[str, Floats]:
@@ -280,12 +292,15 @@ def _before(node: str, version: int) -> models.Filter:
 
 
 def _is(node: str, version: int) -> models.Filter:
-    return models.Filter(
-        must=[
-            models.HasIdCondition(has_id=[str(point_id(node))]),
-            models.FieldCondition(key="version", match=models.MatchValue(value=version)),
-        ]
-    )
+    return models.Filter(must=[models.HasIdCondition(has_id=[str(point_id(node))]), _version_is(version)])
+
+
+def _of_version(version: int) -> models.Filter:
+    return models.Filter(must=[_version_is(version)])
+
+
+def _version_is(version: int) -> models.FieldCondition:
+    return models.FieldCondition(key="version", match=models.MatchValue(value=version))
 
 
 def _parts(rows: Sequence[Row]) -> list[list[Row]]:

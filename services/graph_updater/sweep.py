@@ -78,7 +78,9 @@ class Sweep:
             users = await self._users.read(ids)  # never a cache that is behind: an erasure must not come undone
             await self._fetch(set().union(*(self._derived.missing_items(user) for user in users.values())))
             made = {user_id: self._derived.user_semantic(user) for user_id, user in users.items()}
-            await self._store.revise("users", "semantic", {user_id: v for user_id, v in made.items() if len(v)})
+            await self._store.revise(
+                "users", "semantic", {user_id: (users[user_id].version, v) for user_id, v in made.items() if len(v)}
+            )
             for user_id in ids:
                 missing = user_id in users and bool(self._derived.missing_items(users[user_id]))
                 self._settle(user_id, missing=missing, now=now)

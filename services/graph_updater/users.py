@@ -15,13 +15,13 @@ from typing import Protocol
 
 from services.graph_updater import metrics
 from services.graph_updater.changes import Changes
-from services.graph_updater.checks import Checks
 from services.graph_updater.nodes import Nodes
 from services.graph_updater.sender import Sender
 from services.graph_updater.store import REVIEWERS, Store
 from shared import topics
 from shared.events import Erasure, Interaction, InteractionEdge, Opinions, ReviewEdge, Source
 from shared.graph import fold
+from shared.graph.checks import Checks
 from shared.graph.fold import UserFact
 from shared.graph.state import ItemNode, UserState
 from shared.metrics import EVENT_TO_VISIBLE

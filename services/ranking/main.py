@@ -47,8 +47,9 @@ class Service:
         cache = UserCache(s.user_cache_bytes, s.user_cache_seconds)
         self.feed = Feed(s.kafka, self.catalogue.tell, cache.forget)
         self.swapper = Swapper(
-            s.bundles.url, s.bundle_cache, self.catalogue, self.inference, retry_seconds=s.bundle_retry_seconds
-        )
+            s.bundles.url, s.bundle_cache, self.catalogue, self.inference, space=s.kafka.space,
+            retry_seconds=s.bundle_retry_seconds,
+        )  # fmt: skip
         self.producer = kafka.Producer(s.kafka, linger_ms=20)
         self.impressions = Impressions(self.producer, s.impressions_buffer) if s.impressions else None
         # Half the wait: a request waits for company twice, here and at the inference.

@@ -32,6 +32,7 @@ class Swapper:
         catalogue: Catalogue,
         inference: Inference,
         *,
+        space: str,
         retry_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -39,6 +40,7 @@ class Swapper:
         self._cache = cache
         self._catalogue = catalogue
         self._inference = inference
+        self._space = space
         self._retry_seconds = retry_seconds
         self._clock = clock
         self._refused: tuple[str, float] = ("", 0.0)  # version, not again before
@@ -89,6 +91,8 @@ class Swapper:
 
     async def _serve(self, current: bundle.Current) -> None:
         fetched = await asyncio.to_thread(bundle.fetch, self._url, current.version, self._cache)
+        if fetched.meta.space not in ("", self._space):  # "": it reads no vectors
+            raise bundle.BadBundle(f"bundle {current.version} is of space {fetched.meta.space!r}, not {self._space!r}")
         model = await self._inference.run(contract.load, fetched.folder, self._inference.device)
         await self._catalogue.build(Release(current.version, model, current.data_timestamp))
         _show(self._catalogue.current.release)

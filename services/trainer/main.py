@@ -12,6 +12,7 @@ from rich.console import Console
 from services.trainer import pipeline, report
 from services.trainer.settings import TrainerSettings
 from shared import archive, bundle, logs, settings, space, topics
+from shared.graph.checks import Checks
 from shared.models import log_store
 from shared.models.dataset import Logged
 
@@ -45,9 +46,13 @@ def run(chosen: TrainerSettings, defined: space.Space) -> str:
     # Not torch's default: where cores are shared, as in `finestream demo`, threads that wait for each other made the
     # same job six times slower than one.
     torch.set_num_threads(chosen.threads)
-    reflected = archive.offsets(chosen.archive.url)  # before reading: what is read reflects at least these
+    reflected = archive.offsets(
+        chosen.archive.url, space=defined.name
+    )  # before reading: what is read reflects at least these
     with tempfile.TemporaryDirectory(prefix="finestream-log-") as spool:  # gone with the job, users' data and all
-        events = (event for event, _ in archive.events_of(chosen.archive.url, TOPICS))
+        checks = Checks(defined)
+        found = (event for event, _ in archive.events_of(chosen.archive.url, TOPICS, space=defined.name))
+        events = (event for event in found if checks.problem(event) is None)
         read = log_store.write(Path(spool), events, defined.name)
         log.info("log read", interactions=read.interactions, users=read.user_count, items=read.item_count)
         outcome = pipeline.train(read, defined, chosen)

@@ -116,6 +116,18 @@ def rebuild(
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
+@app.command(epilog="Example: finestream respace --of minilm-general-v1")
+def respace(
+    of: Annotated[str, typer.Option("--of", help="the space whose facts are embedded again")],
+    from_start: Annotated[bool, typer.Option("--from-start", help="read all, whatever was read before")] = False,
+) -> None:
+    """Fill a new space, which FINESTREAM_SPACE_NAME names, with what another one has: embedded again, not extracted."""
+    command = [
+        sys.executable, "-m", "services.extractor.respace", "--of", of, *(["--from-start"] if from_start else []),
+    ]  # fmt: skip
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
 @app.command(epilog="Example: finestream schema > events.schema.json")
 def schema() -> None:
     """Print the JSON Schema of every event."""

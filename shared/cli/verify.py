@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from shared import space
 from shared.archive import BadArchive
 from shared.cli.client import Client, ClientSettings, connect
 from shared.cli.running import fail, run
 from shared.errors import Unavailable
+from shared.graph.checks import Checks
 from shared.log_tail import tailing
-from shared.settings import ArchiveSettings, KafkaSettings, read
+from shared.settings import ArchiveSettings, KafkaSettings, SpaceSettings, read
 from shared.verification.check import Live, NodeDifference, Report, check
 from shared.whole_log import Log
 
@@ -64,16 +66,24 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 
 async def _check(users: int, items: int, seed: int, seconds: float) -> Report:
     settings, kafka, url = read(ClientSettings), read(KafkaSettings), read(ArchiveSettings).url
+    checks = _checks(read(SpaceSettings))
     async with connect(settings) as client:
         await _probe(client, settings.graph.address)
         async with tailing(kafka) as tail:
             try:
                 return await check(
-                    Log(url, tail), Live(client.users, client.items), users=users, items=items, seed=seed,
+                    Log(url, tail), Live(client.users, client.items), checks, users=users, items=items, seed=seed,
                     seconds=seconds,
                 )  # fmt: skip
             except BadArchive as error:
                 fail(str(error), NO_ANSWER)
+
+
+def _checks(settings: SpaceSettings) -> Checks:
+    try:
+        return Checks(space.load(settings.name, settings.root))
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        fail(f"FINESTREAM_SPACE_NAME={settings.name}: {error}", NO_ANSWER)
 
 
 async def _probe(client: Client, address: str) -> None:

@@ -16,7 +16,7 @@ from typing import IO, Final
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared import logs
+from shared import archive, logs
 
 JOB: Final = "services.extractor.backfill"
 log = logs.get(__name__)
@@ -61,7 +61,8 @@ def digest(path: Path) -> str:
 
 def _key(reviews: Path, items: Path | None, space: str) -> str:
     by = Extractor()
-    told = [digest(reviews), digest(items) if items else "", space, by.provider, by.embeddings, str(by.version)]
+    files = (digest(reviews), digest(items) if items else "")
+    told = [str(archive.FORMAT), *files, space, by.provider, by.embeddings, str(by.version)]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:24]
 
 

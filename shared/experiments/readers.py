@@ -77,9 +77,9 @@ def read_sequences(path: Path, on_bad: OnBad) -> Iterator[Interaction]:
             yield Interaction(event_id=f"i{place}", user_id=user_id, item_id=item_id, ts=EARLIEST + place)
 
 
-def read_archive(url: str) -> Iterator[Event]:
+def read_archive(url: str, space: str) -> Iterator[Event]:
     """The facts of an event log, as the archiver keeps it."""
-    return (event for event, _ in events_of(url, FACTS))
+    return (event for event, _ in events_of(url, FACTS, space=space))
 
 
 def has_times(path: Path) -> bool:

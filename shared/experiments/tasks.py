@@ -132,7 +132,7 @@ def task_of(spec: DataSpec, events: Iterable[Event]) -> Task:
 def events_of(spec: DataSpec) -> Iterator[Event]:
     """Every fact of the data set."""
     if spec.archive is not None:
-        yield from readers.read_archive(spec.archive)
+        yield from readers.read_archive(spec.archive, spec.space)
         return
     for path, read in ((spec.interactions, readers.read_interactions), (spec.sequences, readers.read_sequences)):
         if path is not None:
@@ -143,7 +143,7 @@ def events_of(spec: DataSpec) -> Iterator[Event]:
         told = texts.item_texts(spec.attributes, spec.names)
         yield from texts.semantics(told, space.load(spec.space), spec.cache)
     if spec.reviews is not None and spec.text:
-        yield from readers.read_archive(str(extracted(spec.reviews, spec.items, spec.space, spec.cache)))
+        yield from readers.read_archive(str(extracted(spec.reviews, spec.items, spec.space, spec.cache)), spec.space)
     elif spec.reviews is not None:
         bad, bad_items = readers.BadLines(spec.reviews), readers.BadLines(spec.items or spec.reviews)
         yield from readers.read_amazon(spec.reviews, spec.items, bad, bad_items)

@@ -14,6 +14,7 @@ from shared.dead_letters import Letter
 from shared.events import Event, Interaction, Item, Opinions, Reason, Source
 from shared.graph.state import ItemNode, UserState
 from shared.local.ledger import Ledger
+from shared.space import DEFAULT_SPACE
 
 POLL_SECONDS: Final = 0.5
 Node = TypeVar("Node", UserState, ItemNode)
@@ -46,14 +47,14 @@ class _ReviewId(Struct):
     review_id: str
 
 
-def read(url: str) -> Archived:
+def read(url: str, *, space: str = DEFAULT_SPACE) -> Archived:
     """Read the whole archive once and fold it. Raises BadArchive when it is damaged."""
     users, items = folding.users(), folding.items()
     ids: dict[str, set[str]] = {topic: set() for topic in (topics.INTERACTIONS, topics.REVIEWS, topics.ITEMS)}
     found = Archived(ids, {}, users.states, items.states)
     for row in archive.read(url, [topics.REVIEWS]):
         found.ids[topics.REVIEWS].add(msgspec.json.decode(row.value, type=_ReviewId).review_id)
-    for event, _ in archive.events_of(url, topics.FOLDED):
+    for event, _ in archive.events_of(url, topics.FOLDED, space=space):
         _note(found, event)
         folding.give(event, users, items)
     users.end()

@@ -28,9 +28,10 @@ class Watch:
         return await self._tail.ends(names)
 
     async def lags(self) -> dict[str, int]:
-        """Group -> how many records of the topics it has committed in are not committed yet."""
+        """Group of this space -> how many records of the topics it has committed in are not committed yet."""
         groups = [name for name, *_ in await self._admin.list_consumer_groups()]
-        ours = sorted(name for name in groups if name.startswith(self._kafka.topic_prefix))
+        own = f".{self._kafka.space}"
+        ours = sorted(name for name in groups if name.startswith(self._kafka.topic_prefix) and name.endswith(own))
         known = {name_of(self._kafka, topic.name) for topic in topics.ALL}
         lags = {}
         for group in ours:
@@ -38,7 +39,9 @@ class Watch:
             for place, meta in (await self._admin.list_consumer_group_offsets(group)).items():
                 if place.topic in known:
                     done.setdefault(plain_name(self._kafka, place.topic), {})[place.partition] = max(0, meta.offset)
-            lags[plain_name(self._kafka, group)] = behind(await self._tail.ends(sorted(done)), done)
+            lags[group.removeprefix(self._kafka.topic_prefix).removesuffix(own)] = behind(
+                await self._tail.ends(sorted(done)), done
+            )
         return lags
 
     async def letters(self, names: Sequence[str] = DEAD_LETTER_TOPICS) -> AsyncIterator[Letter]:

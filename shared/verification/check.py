@@ -11,6 +11,7 @@ from msgspec import Struct
 from shared import folding
 from shared.events import Event, Source
 from shared.folding import Chosen, Fact, Folding, Node, Sample, Takes
+from shared.graph.checks import Checks
 from shared.graph.fold import ItemFact, UserFact
 from shared.graph.state import ItemNode, UserState
 from shared.verification import differences
@@ -107,8 +108,11 @@ class Side(Generic[Node, Fact]):
 class Check:
     """Reads again what differs, from both sides, until nothing does or the time is over."""
 
-    def __init__(self, log: Log, users: Side[UserState, UserFact], items: Side[ItemNode, ItemFact]) -> None:
+    def __init__(
+        self, log: Log, checks: Checks, users: Side[UserState, UserFact], items: Side[ItemNode, ItemFact]
+    ) -> None:
         self._log = log
+        self._checks = checks
         self._users = users
         self._items = items
         self._buried: set[Place] = set()
@@ -156,25 +160,32 @@ class Check:
 
     def _taking(self, users: Takes[UserFact], items: Takes[ItemFact]) -> Take:
         def take(event: Event, source: Source) -> None:
-            if _place(source) not in self._buried:
+            if _place(source) not in self._buried and self._checks.problem(event) is None:
                 folding.give(event, users, items)
 
         return take
 
 
-async def check(log: Log, live: Live, *, users: int, items: int, seed: int, seconds: float) -> Report:
+async def check(
+    log: Log, live: Live, checks: Checks, *, users: int, items: int, seed: int, seconds: float
+) -> Report:  # fmt: skip
     """Compare so many users and items. Raises as Log and the calls in `live` do."""
     of_users, of_items = folding.users(), folding.items()
     sampled_users, sampled_items = Sample(users, seed, of_users), Sample(items, seed, of_items)
     await log.start()
-    await log.read(lambda event, _: folding.give(event, sampled_users, sampled_items))
+
+    def take(event: Event, _: Source) -> None:
+        if checks.problem(event) is None:
+            folding.give(event, sampled_users, sampled_items)
+
+    await log.read(take)
     of_users.end()
     of_items.end()
     sides = (
         Side(differences.USERS, of_users.states, folding.users(), live.users),
         Side(differences.ITEMS, of_items.states, folding.items(), live.items),
     )
-    return await Check(log, *sides).run(seconds)
+    return await Check(log, checks, *sides).run(seconds)
 
 
 def _place(source: Source) -> Place:

@@ -51,7 +51,7 @@ class QdrantDouble:
         return [
             web.get(one + "/exists", self._exists), web.get(one, self._info), web.put(one, self._create),
             web.put(one + "/index", self._index), web.post(one + "/points", self._retrieve),
-            web.post(one + "/points/batch", self._batch), web.put(one + "/points/vectors", self._revise),
+            web.post(one + "/points/batch", self._batch),
             web.post(one + "/points/query", self._query), web.post(one + "/points/scroll", self._scroll),
             web.post(one + "/points/count", self._count),
         ]  # fmt: skip
@@ -89,14 +89,6 @@ class QdrantDouble:
             ((kind, arguments),) = operation.items()
             _OPERATIONS[kind](held, arguments)
         return _ok([COMPLETED for _ in asked["operations"]])
-
-    async def _revise(self, request: web.Request) -> web.Response:
-        asked, held = await _body(request), self._held(request).points
-        for given in asked["points"]:
-            if given["id"] not in held:
-                raise web.HTTPNotFound(text='{"status": {"error": "no such point"}}', content_type="application/json")
-            held[given["id"]].vectors.update(_unit_vectors(given["vector"]))
-        return _ok(COMPLETED)
 
     async def _query(self, request: web.Request) -> web.Response:
         asked, held = await _body(request), self._held(request)
@@ -143,6 +135,16 @@ def _upsert(held: Collection, arguments: Body) -> None:
             held.points[given["id"]] = Point(given.get("payload") or {}, _unit_vectors(given["vector"]))
 
 
+def _update_vectors(held: Collection, arguments: Body) -> None:
+    condition = models.Filter.model_validate(arguments.get("update_filter") or {})
+    for given in arguments["points"]:
+        if given["id"] not in held.points:
+            raise web.HTTPNotFound(text='{"status": {"error": "no such point"}}', content_type="application/json")
+        standing = held.points[given["id"]]
+        if _passes(condition, given["id"], standing):
+            standing.vectors.update(_unit_vectors(given["vector"]))
+
+
 def _set_payload(held: Collection, arguments: Body) -> None:
     for _, point in held.matching(arguments["filter"]):
         point.payload.update(arguments["payload"])
@@ -154,7 +156,10 @@ def _delete_payload(held: Collection, arguments: Body) -> None:
             point.payload.pop(key, None)
 
 
-_OPERATIONS: Final = {"upsert": _upsert, "set_payload": _set_payload, "delete_payload": _delete_payload}
+_OPERATIONS: Final = {
+    "upsert": _upsert, "update_vectors": _update_vectors, "set_payload": _set_payload,
+    "delete_payload": _delete_payload,
+}  # fmt: skip
 
 
 def _passes(wanted: models.Filter, point_id: str, point: Point) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.group import LeaveGroupRequest
 
-from shared.kafka import client_options, name_of
+from shared.kafka import client_options, group_of
 from shared.local.child import Child, Part, http_ready
 from tests.chaos.breaking import FAULTS, SEED, TIMEOUT_SECONDS, break_often, metric, probe, until_fresh, until_more
 from tests.chaos.outages import HOST, Outages, forwarding, serving
@@ -137,7 +137,7 @@ class SecondWorker:
 
     async def _members(self) -> set[tuple[str, str]]:
         """(group, member id) of all that are in graph_updater's groups."""
-        groups = [name_of(self._system.kafka, stream) for stream in STREAMS]
+        groups = [group_of(self._system.kafka, stream) for stream in STREAMS]
         # One by one: the embedded broker answers for several in a form that cannot be read.
         answers = [await self._admin.describe_consumer_groups([group]) for group in groups]
         return {(g[1], member[0]) for (answer,) in answers for g in answer.groups for member in g[5]}

@@ -27,6 +27,7 @@ from tests.services.graph_updater.test_store import (  # noqa: F401
     test_one_vector_is_revised_and_the_rest_of_the_row_stays,
     test_similar_gives_the_nearest_first_without_the_one_asked_for,
     test_vectors_come_back_as_unit_vectors,
+    test_where_others_write_too_a_vector_made_of_another_version_changes_nothing,
 )
 
 

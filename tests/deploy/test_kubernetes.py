@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from services.extractor.main import stream_of
 from shared import topics
+from shared.kafka import group_of
 from shared.settings import KafkaSettings, ServiceSettings
 from tests.deploy.manifests import (
     K8S,
@@ -255,12 +257,10 @@ def test_production_scales_itself_and_what_has_an_autoscaler_has_no_fixed_replic
 
 
 def test_keda_watches_the_groups_and_topics_of_the_extractor() -> None:
-    code = (ROOT / "services/extractor/main.py").read_text()
     for trigger in of_kind("prod", "ScaledObject")["extractor"]["spec"]["triggers"]:
         topic = trigger["metadata"]["topic"]
         assert topic in (topics.REVIEWS, topics.ITEMS)
-        assert trigger["metadata"]["consumerGroup"] == f"extractor-{topic}"
-        assert 'f"extractor-{topic}"' in code, "the group is named after the topic"
+        assert trigger["metadata"]["consumerGroup"] == group_of(KafkaSettings(), stream_of(topic))
 
 
 def test_a_changed_setting_is_a_rollout() -> None:

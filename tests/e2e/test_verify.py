@@ -34,14 +34,18 @@ def facts() -> list[tuple[str, Event]]:
     return [*clicks, *reviews, *described, *embedded, *buried, *erased]
 
 
-@pytest.fixture
-def graph(kafka_settings: KafkaSettings, tmp_path: Path) -> Any:
+@pytest.fixture(autouse=True)
+def in_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here works in the space of the facts."""
     (tmp_path / "spaces" / SPACE.name).mkdir(parents=True)
     (tmp_path / "spaces" / SPACE.name / "space.json").write_bytes(msgspec.json.encode(SPACE))
-    running = Running(
-        "graph_updater", tmp_path, FINESTREAM_SPACE_NAME=SPACE.name, FINESTREAM_SPACE_ROOT=str(tmp_path / "spaces"),
-        FINESTREAM_QDRANT_PATH=str(tmp_path / "qdrant"),
-    ).ready()  # fmt: skip
+    monkeypatch.setenv("FINESTREAM_SPACE_NAME", SPACE.name)
+    monkeypatch.setenv("FINESTREAM_SPACE_ROOT", str(tmp_path / "spaces"))
+
+
+@pytest.fixture
+def graph(kafka_settings: KafkaSettings, tmp_path: Path) -> Any:
+    running = Running("graph_updater", tmp_path, FINESTREAM_QDRANT_PATH=str(tmp_path / "qdrant")).ready()
     yield running
     assert running.stop() == 0, running.log
 

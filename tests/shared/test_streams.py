@@ -20,7 +20,7 @@ from shared.dead_letters import Letter
 from shared.errors import Unavailable
 from shared.events import Interaction
 from shared.faust_fetches import Fetch
-from shared.kafka import Producer, client_options, ensure_topics
+from shared.kafka import Producer, client_options, ensure_topics, group_of
 from shared.local.broker import Broker
 from shared.service import Health
 from shared.settings import KafkaSettings
@@ -115,7 +115,7 @@ async def test_valid_events_are_handled_and_poison_is_a_dead_letter(
         assert letter.reason == POISON[original.value]
         assert letter.record.source.topic == topics.INTERACTIONS
         assert letter.record.source.appended_at == pytest.approx(time.time(), abs=60)
-        assert letter.group == f"{kafka_settings.topic_prefix}tested"
+        assert letter.group == group_of(kafka_settings, "tested")
         assert letter.error
 
 

@@ -9,6 +9,7 @@ from services.archiver.writer import Writer
 from shared import archive, events, topics
 from shared.archive import Archived, Store
 from shared.events import Erasure, Event, Impression, Interaction, InteractionEdge, Opinions, Review, ReviewEdge, Source
+from shared.space import DEFAULT_SPACE
 
 DAY = 86_400.0
 START = 1.7e9  # 2023-11-14T22:13:20Z
@@ -53,7 +54,8 @@ def opened(url: str | Store, **options: Any) -> Writer:
 
 
 def record(topic: str, partition: int, offset: int, event: Event, appended_at: float = START) -> Record:
-    return Record(topic, partition, offset, appended_at, events.key_of(event), events.encode(event))
+    name = topics.in_space(topic, DEFAULT_SPACE)
+    return Record(name, partition, offset, appended_at, events.key_of(event), events.encode(event))
 
 
 def click(offset: int, user: str = "u", ts: float = 1e9, partition: int = 0, appended_at: float = START) -> Record:
@@ -97,4 +99,4 @@ def rows(url: str, wanted: Sequence[str] = topics.ARCHIVED) -> list[Archived]:
 
 
 def places(found: Iterable[Archived | Record]) -> list[tuple[str, int, int]]:
-    return [(row.topic, row.partition, row.offset) for row in found]
+    return [(topics.plain(row.topic, DEFAULT_SPACE), row.partition, row.offset) for row in found]

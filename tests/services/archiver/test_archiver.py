@@ -101,7 +101,7 @@ async def test_a_store_that_is_down_holds_back_kafka_and_nothing_is_lost_when_it
     assert log.at <= 160, "one batch in flight, two gathered, and one poll beyond"
     store.is_down = False
     await until(lambda: offsets(url) == list(range(1000)), 10, "all is archived")
-    assert heartbeat.alive
+    await until(lambda: heartbeat.alive, 5, "progress is life again")
     stopping.set()
     await task
 

@@ -157,6 +157,19 @@ def test_a_failed_append_changes_nothing_and_may_be_made_again() -> None:
     assert [row.offset for row in rows(url)] == [0, 1]
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_an_append_that_fails_half_way_leaves_no_file(after: bool) -> None:
+    url = memory_url()
+    store = FailingStore(url)
+    writer = opened(store)
+    store.fails_at, store.after = store.changes + 2, after  # the second of two topics
+    with pytest.raises(Crash):
+        writer.append([click(0), erasure(0, "ann", 1.5e9)])
+    assert Store(url).names("topic=*/day=*/*") == []
+    writer.append([click(0), erasure(0, "ann", 1.5e9)])
+    assert len(rows(url)) == 2
+
+
 # --- erasure ----------------------------------------------------------------------------------------------------
 
 

@@ -57,11 +57,12 @@ class MemoryStore(Store):
                 self.rows[kind][row.id] = _found_by(row, row.fields, row.vectors)
         return newer
 
-    async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, Floats]) -> None:
+    async def revise(self, kind: KindName, name: VectorName, vectors: Mapping[str, tuple[int, Floats]]) -> None:
         self._answer()
-        for i, vector in vectors.items():
+        for i, (version, vector) in vectors.items():
             row = self.rows[kind][i]
-            self.rows[kind][i] = replace(row, vectors={**(row.vectors or {}), name: vector})
+            if row.version == version or self.exclusive:
+                self.rows[kind][i] = replace(row, vectors={**(row.vectors or {}), name: vector})
 
     async def vectors(self, kind: KindName, ids: Sequence[str], name: VectorName) -> dict[str, Floats]:
         self._answer()

@@ -23,7 +23,7 @@ from shared.whole_log import Log
 from tests.parts import read_topic, until
 from tests.running import Running
 from tests.services.graph_updater.building import build
-from tests.services.graph_updater.doubles import BASE, MemoryStore, click, item, opinions, semantics
+from tests.services.graph_updater.doubles import BASE, SPACE, MemoryStore, click, item, opinions, semantics
 from tests.services.graph_updater.test_process import (
     Place,
     fact,
@@ -205,12 +205,12 @@ async def archive_all(place: Place, sources: Sequence[events.Source]) -> None:
     url = environment["FINESTREAM_ARCHIVE_URL"]
 
     def whole() -> bool:
-        kept = archive.offsets(url)
+        kept = archive.offsets(url, space=SPACE.name)
         return all(kept.get(s.topic, {}).get(s.partition, 0) > s.offset for s in sources)
 
     async def edges_too() -> bool:
         ends = {r.partition: r.offset + 1 for r in await read_topic(place.kafka, topics.ITEM_EDGES)}
-        return whole() and bool(ends) and archive.offsets(url).get(topics.ITEM_EDGES, {}) == ends
+        return whole() and bool(ends) and archive.offsets(url, space=SPACE.name).get(topics.ITEM_EDGES, {}) == ends
 
     await until(edges_too, 60, "all is archived")
     assert archiver.stop() == 0, archiver.log

@@ -102,13 +102,21 @@ async def test_a_row_without_vectors_leaves_those_of_the_node_and_the_fields_it_
 
 async def test_one_vector_is_revised_and_the_rest_of_the_row_stays(store: Store) -> None:
     await store.put("users", [row("a", 3), row("none", vectors={"semantic": floats()})])
-    await store.revise("users", "semantic", {"a": floats(0, 3, 4, 0), "none": floats(0, 0, 0, 2)})
+    await store.revise("users", "semantic", {"a": (3, floats(0, 3, 4, 0)), "none": (1, floats(0, 0, 0, 2))})
     await store.revise("users", "semantic", {})
     found = await store.vectors("users", ["a", "none"], "semantic")
     np.testing.assert_allclose(found["a"], [0, 0.6, 0.8, 0], atol=1e-6)
     np.testing.assert_allclose(found["none"], [0, 0, 0, 1], atol=1e-6)
     np.testing.assert_allclose((await store.vectors("users", ["a"], "opinion"))["a"], [1, 0, 0, 0, 0, 0], atol=1e-6)
     assert await store.get("users", ["a"]) == {"a": Stored(3, b"\x00state\xff")}
+
+
+async def test_where_others_write_too_a_vector_made_of_another_version_changes_nothing(store: Store) -> None:
+    await store.put("users", [row("a", 3), row("b", 4)])
+    await store.revise("users", "semantic", {"a": (2, floats(0, 3, 4, 0)), "b": (4, floats(0, 3, 4, 0))})
+    found = await store.vectors("users", ["a", "b"], "semantic")
+    np.testing.assert_allclose(found["b"], [0, 0.6, 0.8, 0], atol=1e-6)
+    assert np.allclose(found["a"], found["b"], atol=1e-6) == store.exclusive
 
 
 async def test_vectors_come_back_as_unit_vectors(store: Store) -> None:

@@ -64,7 +64,9 @@ async def swapper(world: World, publisher: Publisher, tmp_path: Path) -> Swapper
 
 
 def make(world: World, publisher: Publisher, folder: Path, clock: Callable[[], float] = lambda: 0.0) -> Swapper:
-    return Swapper(publisher.url, folder / "cache", world.catalogue, world.inference, retry_seconds=30.0, clock=clock)
+    return Swapper(
+        publisher.url, folder / "cache", world.catalogue, world.inference, space="here", retry_seconds=30.0, clock=clock
+    )  # fmt: skip
 
 
 def failures() -> float:

@@ -8,14 +8,16 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared import archive, events
+from shared import archive, events, topics
 from shared.events import Event
+from shared.space import DEFAULT_SPACE
 
 
 def write(url: Path, logged: Sequence[tuple[str, Event]]) -> None:
+    """In the default space."""
     by_topic: dict[str, list[Event]] = defaultdict(list)
     for topic, event in logged:
-        by_topic[topic].append(event)
+        by_topic[topics.in_space(topic, DEFAULT_SPACE)].append(event)
     files = [_file(url, topic, found) for topic, found in by_topic.items()]
     manifest = archive.Manifest(
         worker=0, workers=1, files=files, offsets={topic: {0: len(found)} for topic, found in by_topic.items()}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shared import bundle, events, space, topics
@@ -66,8 +67,10 @@ def of_default_space(event: Event) -> tuple[str, Event]:
 
 def test_an_archive_becomes_a_bundle_that_loads_and_ranks(tmp_path: Path) -> None:
     logged = [of_default_space(event) for event in tastes(users=60)]
+    narrow = next(event for _, event in logged if isinstance(event, ItemSemantics))
+    buried = msgspec.structs.replace(narrow, item_id="buried", vector=b"\x01")  # by graph_updater; the archive has it
     (tmp_path / "archive").mkdir()
-    archives.write(tmp_path / "archive", logged)
+    archives.write(tmp_path / "archive", [*logged, (topics.ITEM_SEMANTICS, buried)])
     ended = run(tmp_path, FINESTREAM_TRAINER_OPTIONS='{"finestream": {"epochs": 3, "d": 16}}')
     assert ended.returncode == 0, ended.stderr
     assert "ndcg@10" in ended.stdout

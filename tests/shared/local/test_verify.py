@@ -18,6 +18,7 @@ from shared.graph import fold
 from shared.graph.state import UserState
 from shared.local import verify
 from shared.local.ledger import Ledger
+from shared.space import DEFAULT_SPACE
 
 T0 = 1_700_000_000.0
 
@@ -48,7 +49,8 @@ def write_archive(folder: Path, facts: Sequence[tuple[str, Event]]) -> str:
     by_topic: dict[str, list[Event]] = defaultdict(list)
     for topic, event in facts:
         by_topic[topic].append(event)
-    for topic, found in by_topic.items():
+    for plain, found in by_topic.items():
+        topic = topics.in_space(plain, DEFAULT_SPACE)
         rows = [
             Archived(topic, 0, n, T0 + n, events.time_of(event), events.key_of(event), None, events.encode(event))
             for n, event in enumerate(found)
@@ -64,7 +66,7 @@ def write_archive(folder: Path, facts: Sequence[tuple[str, Event]]) -> str:
                 ranges={0: (0, len(rows) - 1)}, first_ts=T0, last_ts=T0, last_appended_at=T0,
             )
         )  # fmt: skip
-    offsets = {topic: {0: len(found)} for topic, found in by_topic.items()}
+    offsets = {topics.in_space(topic, DEFAULT_SPACE): {0: len(found)} for topic, found in by_topic.items()}
     manifest = Manifest(worker=0, workers=1, files=files, offsets=offsets)
     store.put(archive.manifest_name(0, 1), msgspec.json.encode(manifest))
     return str(folder)

@@ -5,7 +5,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from shared import dead_letters, topics
 from shared.dead_letters import Letter, Record
 from shared.events import Source
-from shared.kafka import Producer, client_options, name_of
+from shared.kafka import Producer, client_options, group_of, name_of
 from shared.local.watch import watching
 from shared.settings import KafkaSettings
 from tests.parts import Raw, produce
@@ -13,7 +13,7 @@ from tests.parts import Raw, produce
 
 async def commit(kafka: KafkaSettings, group: str, topic: str, partition: int, offset: int) -> None:
     consumer = AIOKafkaConsumer(
-        **client_options(kafka), group_id=name_of(kafka, group), enable_auto_commit=False
+        **client_options(kafka), group_id=group_of(kafka, group), enable_auto_commit=False
     )  # fmt: skip
     await consumer.start()
     place = TopicPartition(name_of(kafka, topic), partition)

@@ -6,6 +6,7 @@ from shared import dead_letters, events, topics
 from shared.dead_letters import Letter, Record
 from shared.events import Event, Interaction, InteractionEdge, Opinions, Pair, ReviewEdge, Source
 from shared.log_tail import Places
+from shared.space import DEFAULT_SPACE
 from tests.shared.graph.histories import BASE, ITEM, USER
 
 
@@ -31,6 +32,8 @@ def review_edge(n: int) -> ReviewEdge:
 
 class MemoryTail:
     """Test double of LogTail: partition 0 of every topic, in lists."""
+
+    space = DEFAULT_SPACE
 
     def __init__(self) -> None:
         self.records: dict[str, list[Record]] = {}

@@ -9,11 +9,15 @@ import pytest
 
 from shared import folding, topics
 from shared.events import Erasure, Event
+from shared.graph.checks import Checks
+from shared.space import Attribute, Space
 from shared.verification.check import Live, Outcome, Report, check
 from shared.whole_log import Log
 from tests.shared.graph.histories import BASE, ITEM, USER
 from tests.shared.local.test_verify import write_archive
 from tests.shared.verification.facts import MemoryTail, click, edge, opinions
+
+SPACE = Space("s", "none", 4, 1, (Attribute("sound", ()), Attribute("other", ())))
 
 
 class Graph:
@@ -44,7 +48,7 @@ class Graph:
 async def checked(graph: Graph, tail: MemoryTail, folder: Path, seconds: float = 0.0, users: int = 9) -> Report:
     log = Log(str(folder), tail)  # type: ignore[arg-type]
     live = Live(graph.get_users, graph.get_items)
-    return await check(log, live, users=users, items=9, seed=1, seconds=seconds)
+    return await check(log, live, Checks(SPACE), users=users, items=9, seed=1, seconds=seconds)
 
 
 @pytest.fixture
@@ -99,6 +103,16 @@ async def test_a_live_state_that_is_behind_is_waited_for(tmp_path: Path, tail: M
     graph.late = {1: [click(1)]}
     assert (await checked(graph, tail, tmp_path, seconds=20.0)).users == Outcome(1, 1, 0)
     assert graph.answers == 2
+
+
+async def test_what_does_not_fit_the_space_is_no_fact_also_when_its_dead_letter_has_expired(
+    tmp_path: Path, tail: MemoryTail
+) -> None:
+    narrow, foreign = opinions(1), opinions(2)
+    wide = msgspec.structs.replace(narrow, pairs=[msgspec.structs.replace(narrow.pairs[0], vector=b"\x01\x02")])
+    tail.append(topics.OPINIONS, opinions(0), wide, msgspec.structs.replace(foreign, space="another"))
+    report = await checked(Graph(opinions(0)), tail, tmp_path)
+    assert (report.users, report.nodes) == (Outcome(1, 1, 0), [])
 
 
 async def test_what_graph_updater_buried_is_no_fact_but_what_another_stream_buried_is(

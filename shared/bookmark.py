@@ -1,4 +1,4 @@
-"""How far a rebuild has read: kept in Kafka, as the offsets of a group that nobody is a member of."""
+"""How far a job has read: kept in Kafka, as the offsets of a group that nobody is a member of."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,15 +26,16 @@ class Bookmark:
         return places
 
     async def write(self, places: Places) -> None:
+        """Raises aiokafka's CommitFailedError where the group has members: then they say where it is."""
         offsets = named(self._kafka, places)
         self._consumer.assign(list(offsets))
         await self._consumer.commit(offsets)
 
 
 @asynccontextmanager
-async def bookmark(kafka: KafkaSettings, name: str) -> AsyncIterator[Bookmark]:
-    """Raises aiokafka's KafkaError when the broker does not answer."""
-    consumer = AIOKafkaConsumer(**client_options(kafka), group_id=name_of(kafka, name), enable_auto_commit=False)
+async def bookmark(kafka: KafkaSettings, group: str) -> AsyncIterator[Bookmark]:
+    """`group`: its name on the broker. Raises aiokafka's KafkaError when the broker does not answer."""
+    consumer = AIOKafkaConsumer(**client_options(kafka), group_id=group, enable_auto_commit=False)
     try:
         await consumer.start()
         yield Bookmark(kafka, consumer)

@@ -1,4 +1,8 @@
-"""What a fact must fit to be joined: the space whose states these are. What does not is a dead letter."""
+"""What a fact must fit to be joined: the space whose states these are.
+
+graph_updater makes a dead letter of what does not fit; who folds the log leaves it out by the same rule, since dead
+letters expire and the archive does not.
+"""
 
 from collections.abc import Iterable
 

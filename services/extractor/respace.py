@@ -1,0 +1,161 @@
+"""Fills a new space with what another has: `python -m services.extractor.respace`, which `finestream respace` starts.
+
+Opinions keep their phrases, so nobody is asked again what a review says: phrases and texts of the whole log (archive
+and Kafka) are embedded in the new space, and its opinions, item semantics and item edges are written to its own topics
+beside the live ones. Interaction edges and blanks hold no vectors and are copied.
+
+At the end the new space's extractor, which must not run yet, is placed where the other one stood when this began, so
+that no review is left out and none extracted twice. Joins take facts any number of times: the job may be killed and
+started again. How far it has read is kept in Kafka: the next one goes on from there.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+from aiokafka.errors import CommitFailedError, KafkaError, UnknownMemberIdError
+
+from services.extractor.main import Embedding, embedding_of, stream_of
+from services.extractor.respacing import READ, Report, Respacing
+from services.extractor.review_texts import ReviewTexts
+from services.extractor.senders import Sender
+from services.extractor.settings import ExtractorSettings
+from services.extractor.worker import Worker
+from shared import archive, kafka, logs, space, topics
+from shared.archive import BadArchive
+from shared.bookmark import Bookmark, bookmark
+from shared.errors import FinestreamError
+from shared.experiments.bar import counted
+from shared.log_tail import Places, tailing
+from shared.service import WrongSetting
+from shared.settings import ArchiveSettings, masked, read
+from shared.whole_log import Log
+
+log = logs.get(__name__)
+
+
+async def respace(settings: ExtractorSettings, of: str, to: Embedding, archive_url: str, *, from_start: bool) -> Report:
+    """Raises WrongSetting, Unavailable, BadArchive, and aiokafka's KafkaError."""
+    began = time.monotonic()
+    theirs = settings.kafka.model_copy(update={"space": of})
+    await kafka.ensure_topics(settings.kafka)
+    producer = kafka.Producer(settings.kafka)
+    await producer.start()
+    try:
+        async with (
+            tailing(theirs) as tail,
+            bookmark(theirs, f"{theirs.topic_prefix}respace-{of}.{to.space.name}") as marked,
+        ):
+            after = {} if from_start else await marked.read(READ)
+            # Before the log's end is looked up: the opinions of every review before this place are in it.
+            extracted = await _extracted(settings, of)
+            whole = Log(archive_url, tail, after, READ)
+            await whole.start()
+            report = await _run(settings, to, producer, whole, await asyncio.to_thread(_rows, archive_url, of))
+            places = whole.end | {topics.REVIEWS: extracted.get(topics.REVIEWS, {})}
+            await marked.write(places)
+            await _place(settings, places)
+    finally:
+        await producer.stop()
+    report.went_on, report.holes = bool(after), whole.holes
+    report.seconds = round(time.monotonic() - began, 1)
+    return report
+
+
+async def _run(settings: ExtractorSettings, to: Embedding, sender: Sender, whole: Log, records: int) -> Report:
+    # Gone with the job, users' texts and all.
+    with tempfile.TemporaryDirectory(prefix="finestream-texts-") as folder, counted("embedding again", records) as told:
+        texts = ReviewTexts(Path(folder))
+        try:
+            work = Respacing(to, texts, sender, settings)
+            await work.run(whole, told)
+        finally:
+            texts.close()
+    return work.report
+
+
+async def _extracted(settings: ExtractorSettings, of: str) -> Places:
+    """Up to where the other space's extractor has answered the reviews; nowhere, where it never committed."""
+    theirs = settings.kafka.model_copy(update={"space": of})
+    async with bookmark(theirs, kafka.group_of(theirs, stream_of(topics.REVIEWS))) as group:
+        return await group.read([topics.REVIEWS])
+
+
+async def _place(settings: ExtractorSettings, places: Places) -> None:
+    """Where the new space's extractor begins, unless it has begun."""
+    for topic in (topics.REVIEWS, topics.ITEMS):
+        async with bookmark(settings.kafka, kafka.group_of(settings.kafka, stream_of(topic))) as group:
+            await _begin(group, topic, places.get(topic, {}))
+
+
+async def _begin(group: Bookmark, topic: str, places: dict[int, int]) -> None:
+    if not places or await group.read([topic]):
+        return
+    try:
+        await group.write({topic: places})
+    except (CommitFailedError, UnknownMemberIdError):
+        log.warning("the new space's extractor runs already, and reads what it has not read", topic=topic)
+
+
+def _rows(url: str, of: str) -> int:
+    """About how many records there are to read: those of the archive."""
+    wanted = {topics.in_space(name, of) for name in READ}
+    found = archive.manifests(archive.Store(url))
+    return sum(file.rows for manifest in found for file in manifest.files if file.topic in wanted)
+
+
+def main() -> None:
+    """Exit codes: 0 done; 1 something did not answer, or the archive cannot be read; 2 a wrong setting."""
+    parser = argparse.ArgumentParser(description="Fill a new space with the facts of another.")
+    parser.add_argument("--of", required=True, help="the space whose facts are embedded again")
+    parser.add_argument("--from-start", action="store_true", help="read all of the log, whatever was read before")
+    arguments = parser.parse_args()
+    settings, url = read(ExtractorSettings), read(ArchiveSettings).url
+    logs.configure("respace", settings.log_level)
+    log.info("settings", **masked(settings))
+    try:
+        report = asyncio.run(_main(settings, arguments.of, url, arguments.from_start))
+    except WrongSetting as error:
+        _end(str(error), 2)
+    except (FinestreamError, BadArchive, OSError) as error:
+        _end(str(error), 1)
+    except KafkaError as error:
+        _end(f"Kafka at {settings.kafka.bootstrap}: {type(error).__name__}: {error}", 1)
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+
+
+async def _main(settings: ExtractorSettings, of: str, url: str, from_start: bool) -> Report:
+    _check(settings, of)
+    worker = Worker(settings.torch_threads)
+    try:
+        to = await worker.run(embedding_of, settings, worker)
+        try:
+            return await respace(settings, of, to, url, from_start=from_start)
+        finally:
+            await to.embeddings.close()
+    finally:
+        worker.stop()
+
+
+def _check(settings: ExtractorSettings, of: str) -> None:
+    """Raises WrongSetting."""
+    if of == settings.space.name:
+        raise WrongSetting(f"FINESTREAM_SPACE_NAME names the new space; it is {of!r}, the one to read")
+    try:
+        space.load(of, settings.space.root)
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise WrongSetting(f"--of {of}: {error}") from None
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    print(f"finestream: {sentence}", file=sys.stderr)  # noqa: T201  # read by a person
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()
