@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
 
 from shared.kafka import Producer, ensure_topics
 from shared.local.broker import Broker
@@ -24,6 +25,13 @@ def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     asyncio.run(broker.start())
     yield broker.bootstrap
     broker.stop()
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A test that configures logging, as the commands do, leaves none of it to the next one."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
