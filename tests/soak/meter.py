@@ -42,6 +42,13 @@ def sample(pid: int, seconds: float) -> Sample:
     return Sample(seconds, own * 1024.0, sum(1 for _ in (proc / "fd").iterdir()))
 
 
+def floor(samples: Sequence[Sample], of: str, parts: int = 12) -> list[Sample]:
+    """The lowest sample of each part of the time: allocators take and give back, and a leak lifts what is left."""
+    size = max(1, len(samples) // parts)
+    runs = [samples[start : start + size] for start in range(0, len(samples), size)]
+    return [min(run, key=lambda found: float(getattr(found, of))) for run in runs]
+
+
 def trend(samples: Sequence[Sample], of: str) -> Trend:
     """Least squares; of two samples or more."""
     times = np.array([found.seconds for found in samples])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.soak.meter import BYTES_MORE, FILES_MORE, HOUR, MEGABYTE, Sample, sample, trend
+from tests.soak.meter import BYTES_MORE, FILES_MORE, HOUR, MEGABYTE, Sample, floor, sample, trend
 
 
 def line(first: float, a_second: float, count: int = 100) -> list[Sample]:
@@ -49,3 +49,10 @@ def test_memory_and_files_of_a_process_are_what_it_took(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such"):
         sample(process.pid, 2.0)
     assert sample(os.getpid(), 0.0).memory > MEGABYTE
+
+
+def test_what_comes_and_goes_is_not_in_the_floor_and_a_leak_is() -> None:
+    breathing = [Sample(float(n), 400.0 * MEGABYTE if n % 7 else 300.0 * MEGABYTE, 9) for n in range(240)]
+    assert trend(floor(breathing, "memory"), "memory").is_flat(0.0)
+    leaking = [Sample(s.seconds, s.memory + n * MEGABYTE, 9) for n, s in enumerate(breathing)]
+    assert trend(floor(leaking, "memory"), "memory").over_all == pytest.approx(239 * MEGABYTE, rel=0.1)

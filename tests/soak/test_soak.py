@@ -25,7 +25,7 @@ from tests.chaos.breaking import check
 from tests.chaos.story import story
 from tests.e2e.conftest import System, running
 from tests.parts import until
-from tests.soak.meter import BYTES_MORE, FILES_MORE, MEGABYTE, Sample, sample, trend
+from tests.soak.meter import BYTES_MORE, FILES_MORE, MEGABYTE, Sample, floor, sample, trend
 
 SECONDS: Final = float(os.environ.get("FINESTREAM_SOAK_SECONDS", "3600"))
 RATE: Final = float(os.environ.get("FINESTREAM_SOAK_RATE", "200"))
@@ -115,15 +115,16 @@ async def retrain(system: System, began: float) -> None:
 
 def show(measured: Measured) -> list[str]:
     """Prints the trends; returns what is not flat."""
-    table = Table("part", "memory", "an hour", "open files", "an hour")
+    table = Table("part", "least memory, MB, by time", "an hour", "open files", "an hour")
     grown = []
     for name, samples in measured.items():
-        memory, files = trend(samples, "memory"), trend(samples, "files")
+        lowest = floor(samples, "memory")
+        memory, files = trend(lowest, "memory"), trend(floor(samples, "files"), "files")
         table.add_row(
-            name, f"{memory.first / MEGABYTE:.0f} MB", f"{memory.an_hour / MEGABYTE:+.1f} MB",
+            name, " ".join(f"{found.memory / MEGABYTE:.0f}" for found in lowest), f"{memory.an_hour / MEGABYTE:+.1f} MB",
             f"{files.first:.0f}", f"{files.an_hour:+.1f}",
         )  # fmt: skip
         if name != BROKER and not (memory.is_flat(BYTES_MORE) and files.is_flat(FILES_MORE)):
             grown.append(name)
-    Console(width=100).print(table)
+    Console(width=120).print(table)
     return grown
