@@ -5,6 +5,7 @@ spaces live side by side. A process works in one space: inside it topics have th
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 INTERACTIONS = "interactions"
 REVIEWS = "reviews"
@@ -56,6 +57,7 @@ def dead_letters(topic: str) -> str:
 _OF_SPACE = frozenset(name for t in ALL if t.of_space for name in (t.name, dead_letters(t.name)))
 
 
+@lru_cache(maxsize=1024)
 def in_space(topic: str, space: str) -> str:
     """The topic's name outside of a process. What several spaces share has the same name in all of them."""
     if topic not in _OF_SPACE:
@@ -64,6 +66,7 @@ def in_space(topic: str, space: str) -> str:
     return f"{name}.{space}{topic.removeprefix(name)}"
 
 
+@lru_cache(maxsize=1024)
 def plain(name: str, space: str) -> str:
     """The inverse of in_space. A name of another space stays as it is."""
     topic = name.replace(f".{space}", "", 1)

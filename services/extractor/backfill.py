@@ -7,7 +7,6 @@ semantics as an event log that shared.archive reads. The manifest is written las
 import argparse
 import asyncio
 import io
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,12 +28,11 @@ from services.extractor.worker import Worker
 from shared import archive, events, logs, settings, topics
 from shared.archive import SCHEMA, Archived, File, Manifest, Store
 from shared.batches import Delivery, Handler
-from shared.errors import Unavailable
 from shared.events import Event, InvalidEvent, Source
 from shared.experiments.bar import counted
 from shared.experiments.readers import BadLines
+from shared.jobs import ending, patiently
 from shared.local.reviews import count_lines, read_items, read_reviews
-from shared.patience import patiently
 from shared.service import WrongSetting
 
 FILE_ROWS: Final = 20_000
@@ -42,7 +40,7 @@ FILE_ROWS: Final = 20_000
 log = logs.get(__name__)
 
 
-class NotEmpty(Exception):
+class NotEmpty(WrongSetting):
     """There is an event log already where one should be written."""
 
 
@@ -183,17 +181,8 @@ def main() -> None:
     if given.space:
         chosen.space.name = given.space
     logs.configure("extractor", chosen.log_level)
-    try:
+    with ending():
         asyncio.run(backfill(given.reviews, given.items, given.out, chosen))
-    except (WrongSetting, NotEmpty) as error:
-        _end(str(error), 2)
-    except (OSError, Unavailable, archive.BadArchive) as error:
-        _end(str(error), 1)
-
-
-def _end(sentence: str, code: int) -> None:
-    print(f"finestream: {sentence}", file=sys.stderr)  # noqa: T201  # read by a person
-    raise SystemExit(code)
 
 
 if __name__ == "__main__":

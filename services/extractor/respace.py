@@ -15,10 +15,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
-from aiokafka.errors import CommitFailedError, KafkaError, UnknownMemberIdError
+from aiokafka.errors import CommitFailedError, UnknownMemberIdError
 
 from services.extractor.main import Embedding, embedding_of, stream_of
 from services.extractor.respacing import READ, Report, Respacing
@@ -27,10 +26,9 @@ from services.extractor.senders import Sender
 from services.extractor.settings import ExtractorSettings
 from services.extractor.worker import Worker
 from shared import archive, kafka, logs, space, topics
-from shared.archive import BadArchive
 from shared.bookmark import Bookmark, bookmark
-from shared.errors import FinestreamError
 from shared.experiments.bar import counted
+from shared.jobs import ending
 from shared.log_tail import Places, tailing
 from shared.service import WrongSetting
 from shared.settings import ArchiveSettings, masked, read
@@ -118,14 +116,8 @@ def main() -> None:
     settings, url = read(ExtractorSettings), read(ArchiveSettings).url
     logs.configure("respace", settings.log_level)
     log.info("settings", **masked(settings))
-    try:
+    with ending():
         report = asyncio.run(_main(settings, arguments.of, url, arguments.from_start))
-    except WrongSetting as error:
-        _end(str(error), 2)
-    except (FinestreamError, BadArchive, OSError) as error:
-        _end(str(error), 1)
-    except KafkaError as error:
-        _end(f"Kafka at {settings.kafka.bootstrap}: {type(error).__name__}: {error}", 1)
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
 
 
@@ -150,11 +142,6 @@ def _check(settings: ExtractorSettings, of: str) -> None:
         space.load(of, settings.space.root)
     except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
         raise WrongSetting(f"--of {of}: {error}") from None
-
-
-def _end(sentence: str, code: int) -> NoReturn:
-    print(f"finestream: {sentence}", file=sys.stderr)  # noqa: T201  # read by a person
-    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from shared import topics
 from shared.batches import Delivery
 from shared.events import Event, InteractionEdge, Item, Opinions, Pair, Review, ReviewEdge, content_hash
 from shared.graph import fold
-from shared.patience import patiently
+from shared.jobs import patiently
 from shared.projection import opinion_text
 from shared.whole_log import Log, event_of
 

@@ -16,26 +16,22 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import Final, NoReturn
+from typing import Final
 
 import msgspec
-from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from services.graph_updater.main import ITEM_TOPICS, USER_TOPICS, Graph, opened, space_of
 from services.graph_updater.settings import GraphUpdaterSettings
 from services.graph_updater.store import KINDS, Store, collection
 from shared import archive, logs, topics
-from shared.archive import BadArchive
 from shared.batches import Delivery
 from shared.bookmark import Bookmark, bookmark
 from shared.dead_letters import Record
-from shared.errors import FinestreamError
 from shared.events import Event, Source
 from shared.experiments.bar import counted
+from shared.jobs import ending, patiently
 from shared.log_tail import Places, tailing
-from shared.patience import patiently
-from shared.service import WrongSetting
 from shared.settings import ArchiveSettings, masked, read
 from shared.space import Space
 from shared.whole_log import Log, event_of
@@ -152,20 +148,9 @@ def main() -> None:
     settings, url = read(GraphUpdaterSettings), read(ArchiveSettings).url
     logs.configure("rebuild", settings.log_level)
     log.info("settings", **masked(settings))
-    try:
+    with ending():
         report = asyncio.run(rebuild(settings, space_of(settings), url, from_start=arguments.from_start))
-    except WrongSetting as error:
-        _end(str(error), 2)
-    except (FinestreamError, BadArchive, OSError) as error:
-        _end(str(error), 1)
-    except KafkaError as error:
-        _end(f"Kafka at {settings.kafka.bootstrap}: {type(error).__name__}: {error}", 1)
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-
-
-def _end(sentence: str, code: int) -> NoReturn:
-    print(f"finestream: {sentence}", file=sys.stderr)  # noqa: T201  # read by a person
-    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from services.trainer import pipeline, report
 from services.trainer.settings import TrainerSettings
 from shared import archive, bundle, logs, settings, space, topics
 from shared.graph.checks import Checks
+from shared.jobs import end
 from shared.models import log_store
 from shared.models.dataset import Logged
 
@@ -24,20 +25,20 @@ log = logs.get(__name__)
 def main() -> None:
     """Exit codes: 0 published; 1 nothing could be learnt or the archive cannot be read; 2 a wrong setting."""
     if sys.argv[1:]:
-        _end(f"the trainer takes no arguments ({' '.join(sys.argv[1:])}); its settings are FINESTREAM_TRAINER_*", 2)
+        end(f"the trainer takes no arguments ({' '.join(sys.argv[1:])}); its settings are FINESTREAM_TRAINER_*", 2)
     chosen = settings.read(TrainerSettings)
     logs.configure("trainer", chosen.log_level)
     log.info("settings", **settings.masked(chosen))
     try:
         defined = space.load(chosen.space.name, chosen.space.root)
     except FileNotFoundError as error:
-        _end(f"FINESTREAM_SPACE_NAME: no such space: {error}", 2)
+        end(f"FINESTREAM_SPACE_NAME: no such space: {error}", 2)
     try:
         run(chosen, defined)
     except pipeline.NothingToLearn as error:
-        _end(str(error), 1)
+        end(str(error), 1)
     except (archive.BadArchive, OSError) as error:
-        _end(f"the archive or the bundles' store cannot be used: {error}", 1)
+        end(f"the archive or the bundles' store cannot be used: {error}", 1)
 
 
 def run(chosen: TrainerSettings, defined: space.Space) -> str:
@@ -90,11 +91,6 @@ def publish(outcome: pipeline.Outcome, meta: bundle.Meta, chosen: TrainerSetting
         (folder / "report.json").write_text(json.dumps(outcome.report, indent=2) + "\n")
         (folder / "report.md").write_text(report.markdown(outcome.report))
         return bundle.publish(chosen.bundles.url, folder, meta, chosen.keep)
-
-
-def _end(sentence: str, code: int) -> None:
-    print(f"finestream: {sentence}", file=sys.stderr)  # noqa: T201  # read by a person, as settings.read's line is
-    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ running process. Pages of a file that is mapped into memory already are not limi
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -26,18 +25,12 @@ from tests.chaos.breaking import (
     until_more,
 )
 from tests.chaos.story import story
-from tests.e2e.conftest import System, running
+from tests.e2e.conftest import System
 from tests.parts import full_disk, until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(TIMEOUT_SECONDS)]
 GRAPH: Final = "graph_updater"
 WRITTEN_BYTES: Final = 100  # then it is full: in the middle of the first file
-
-
-@pytest.fixture
-async def system(tmp_path: Path) -> AsyncIterator[System]:
-    async with running(tmp_path) as started:
-        yield started
 
 
 async def test_an_archiver_whose_disk_is_full_for_a_while_loses_nothing(system: System) -> None:

@@ -5,23 +5,15 @@ The embedded broker is only ever stopped, never killed: it is not durable.
 
 import os
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from shared.local.layout import BROKER
 from tests.chaos.breaking import EVERY_TOPIC, FAULTS, TIMEOUT_SECONDS, break_often
-from tests.e2e.conftest import System, running
+from tests.e2e.conftest import System
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(TIMEOUT_SECONDS)]
 SERVICES = ["extractor", "graph_updater", "archiver", "ranking", "gateway"]
-
-
-@pytest.fixture
-async def system(tmp_path: Path) -> AsyncIterator[System]:
-    async with running(tmp_path) as started:
-        yield started
 
 
 @pytest.mark.parametrize("victim", SERVICES)

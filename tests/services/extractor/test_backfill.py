@@ -14,7 +14,7 @@ from services.extractor.findings import Answered
 from services.extractor.main import Parts
 from services.extractor.settings import ExtractorSettings
 from services.extractor.vectors import Vectors
-from shared import archive, patience, topics
+from shared import archive, jobs, topics
 from shared.errors import Unavailable
 from shared.events import EARLIEST, Event, Interaction, Item, ItemSemantics, Opinions
 from shared.models.dataset import read_log
@@ -44,7 +44,7 @@ def parts(monkeypatch: pytest.MonkeyPatch, general: Space, offline: Extraction, 
           local: LocalEmbeddings) -> Parts:  # fmt: skip
     made = Parts(general, offline, vectors, Saying({}), local)
     monkeypatch.setattr(job, "parts_of", lambda settings, worker: made)
-    monkeypatch.setattr(patience, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(jobs, "PAUSES", (0.0, 0.0))
     return made
 
 

@@ -20,7 +20,7 @@ from services.extractor.review_texts import ReviewTexts
 from services.extractor.reviews import Reviews
 from services.extractor.settings import ExtractorSettings
 from services.extractor.vectors import Vectors
-from shared import patience, projection, topics
+from shared import jobs, projection, topics
 from shared.errors import Unavailable
 from shared.events import Event, InteractionEdge, Item, ItemSemantics, Opinions, Review, ReviewEdge, Source
 from shared.graph import fold
@@ -154,7 +154,7 @@ async def test_opinions_whose_review_is_gone_are_kept_without_a_vector_and_count
 async def test_a_broker_that_does_not_answer_is_asked_again(
     world: World, old: list[Opinions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(jobs, "PAUSES", (0.0, 0.0))
     world.sent.failures = 2
     work = await world.respaced()
     assert work.report.opinions == len({event.review_id for event in world.opinions}) == 7

@@ -13,7 +13,7 @@ import pytest
 
 from services.graph_updater.main import ITEM_TOPICS, USER_TOPICS
 from services.graph_updater.rebuild import Nowhere, Rebuild
-from shared import archive, events, patience, topics
+from shared import archive, events, jobs, topics
 from shared.errors import Unavailable
 from shared.events import Erasure, Event
 from shared.graph import fold
@@ -86,7 +86,7 @@ async def test_what_does_not_fit_is_counted_and_the_rest_goes_on(tmp_path: Path,
 async def test_a_store_that_does_not_answer_is_asked_again(
     tmp_path: Path, tail: MemoryTail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(jobs, "PAUSES", (0.0, 0.0))
     archived: list[tuple[str, Event]] = [(topics.ITEMS, item())]
     store = MemoryStore()
     store.fails = 2
