@@ -92,19 +92,26 @@ def publish(url: str, folder: Path, meta: Meta, keep: int = KEEP) -> str:
     reserved = {META, CHECKSUMS, READY} & contents.keys()
     if reserved:
         raise ValueError(f"the folder has files of the bundle's own: {', '.join(sorted(reserved))}")
+    try:
+        _write(store, version, contents, _encode(msgspec.structs.replace(meta, created_at=created_at)))
+    except Exception:
+        store.delete(version)  # on a full disk every try would leave another one
+        raise
+    store.replace(CURRENT, _encode(Current(version, meta.data_timestamp, created_at)))
+    _retain(store, version, keep)
+    return version
+
+
+def _write(store: "_Store", version: str, contents: Mapping[str, Path], meta: bytes) -> None:
     sums = {}
     for name, path in contents.items():
         sums[name] = _hash_of_file(path)
         store.upload(path, f"{VERSIONS}/{version}/{name}")
-    meta_bytes = _encode(msgspec.structs.replace(meta, created_at=created_at))
-    sums[META] = _hash(meta_bytes)
-    store.put(f"{VERSIONS}/{version}/{META}", meta_bytes)
+    sums[META] = _hash(meta)
+    store.put(f"{VERSIONS}/{version}/{META}", meta)
     sums_bytes = _encode(sums)
     store.put(f"{VERSIONS}/{version}/{CHECKSUMS}", sums_bytes)
     store.put(f"{VERSIONS}/{version}/{READY}", _hash(sums_bytes).encode())
-    store.replace(CURRENT, _encode(Current(version, meta.data_timestamp, created_at)))
-    _retain(store, version, keep)
-    return version
 
 
 def versions(url: str) -> list[str]:
@@ -308,10 +315,13 @@ class _Store:
             self._fs.pipe_file(self.path(name), data)
             return
         temporary = f"{name}.{uuid4().hex}.tmp"
-        self.put(temporary, data)
-        target = Path(self.path(name))
-        Path(self.path(temporary)).replace(target)
-        _sync_folder(target.parent)
+        try:
+            self.put(temporary, data)
+            Path(self.path(temporary)).replace(self.path(name))
+        except BaseException:
+            Path(self.path(temporary)).unlink(missing_ok=True)
+            raise
+        _sync_folder(Path(self.path(name)).parent)
 
     def upload(self, source: Path, name: str) -> None:
         if not self._local:

@@ -9,6 +9,7 @@ import pytest
 
 from shared import bundle
 from shared.bundle import BadBundle, Meta
+from tests.parts import full_disk
 
 META = Meta(
     kind="popularity", space="s", data_from=1.0, data_timestamp=2.0, metrics={"model": {"ndcg@10": 0.1}},
@@ -49,6 +50,26 @@ def test_what_is_published_is_current_and_comes_back_verified(url: str, folder: 
         assert (got.meta.kind, got.meta.offsets) == ("popularity", {"interactions": {0: 7}})
         assert got.meta.created_at == current.created_at
     assert bundle.meta_of(url, version) == got.meta
+
+
+@pytest.mark.parametrize("file_bytes", [0, 20, 100, 300])
+def test_a_disk_that_is_full_leaves_what_was_current_and_nothing_half_done(
+    folder: Path, tmp_path: Path, file_bytes: int
+) -> None:
+    url, cache = str(tmp_path / "store"), tmp_path / "cache"
+    before = bundle.publish(url, folder, META)
+    kept = sorted(path for path in (tmp_path / "store").rglob("*"))
+    with full_disk(file_bytes), pytest.raises(OSError, match="too large"):
+        bundle.publish(url, folder, META)
+    assert sorted(path for path in (tmp_path / "store").rglob("*")) == kept
+    with full_disk(file_bytes), pytest.raises(OSError, match="too large"):
+        bundle.fetch(url, before, cache)
+    assert list(cache.iterdir()) == []
+    current = bundle.current(url)
+    assert current is not None
+    assert current.version == before
+    after = bundle.publish(url, folder, META)
+    assert bundle.fetch(url, after, cache).version == after
 
 
 def test_the_newest_n_versions_are_kept(url: str, folder: Path) -> None:
