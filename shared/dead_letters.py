@@ -1,7 +1,9 @@
 """Records that can never succeed: kept with their bytes, where they came from, and why.
 
-A dead letter lies in `<topic>.dlq` with the key, value and headers of the original and the headers
-dlq-{topic,partition,offset,timestamp,group,service,error,reason,attempt}, all UTF-8 text.
+A dead letter lies in `<topic>.dlq` with the value and headers of the original and the headers
+dlq-{topic,partition,offset,timestamp,group,service,error,reason,attempt}, all UTF-8 text, and dlq-key, the original's
+key. Its own key is its name: those topics are compacted, so a letter that is written twice is kept once, and one of a
+user who has been forgotten is taken back with a tombstone.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from shared.kafka import Headers, Producer
 from shared.metrics import DEAD_LETTERS
 
 PREFIX: Final = "dlq-"
+KEY: Final = PREFIX + "key"
 MAX_ERROR_CHARS: Final = 500
 TRUNCATED_BYTES: Final = 256 * 1024  # of a value that Kafka refuses to take again with our headers added
 log = logs.get(__name__)
@@ -61,12 +64,21 @@ def headers_of(letter: Letter) -> list[tuple[str, bytes]]:
         "attempt": str(letter.attempt),
     }
     kept = [(name, value) for name, value in letter.record.headers if not name.startswith(PREFIX)]
-    return kept + [(PREFIX + name, value.encode("utf-8", "replace")) for name, value in ours.items()]
+    key = [(KEY, letter.record.key)] if letter.record.key is not None else []
+    return kept + key + [(PREFIX + name, value.encode("utf-8", "replace")) for name, value in ours.items()]
 
 
-def read(key: bytes | None, value: bytes | None, headers: Headers) -> Letter:
+def name_of(letter: Letter) -> bytes:
+    """The key of the letter's own record."""
+    source = letter.record.source
+    return f"{source.topic}/{source.partition}/{source.offset}/{letter.group}".encode()
+
+
+def read(value: bytes | None, headers: Headers) -> Letter:
     """The inverse: a letter from a record of a `.dlq` topic. Raises ValueError when a header is missing or wrong."""
-    found = {name.removeprefix(PREFIX): data.decode() for name, data in headers if name.startswith(PREFIX)}
+    ours = {name: data for name, data in headers if name.startswith(PREFIX)}
+    key = ours.pop(KEY, None)
+    found = {name.removeprefix(PREFIX): data.decode() for name, data in ours.items()}
     try:
         source = Source(found["topic"], int(found["partition"]), int(found["offset"]), float(found["timestamp"]))
         reason = found["reason"]
@@ -82,9 +94,9 @@ def read(key: bytes | None, value: bytes | None, headers: Headers) -> Letter:
 
 
 def letter_of(record: Record) -> Letter | None:
-    """The letter that a record of a `.dlq` topic is, or None where it is no letter of ours."""
+    """The letter that a record of a `.dlq` topic is; None for a tombstone and for what is no letter of ours."""
     try:
-        return read(record.key, record.value, record.headers)
+        return read(record.value, record.headers)
     except ValueError:
         return None
 
@@ -94,12 +106,12 @@ async def send(producer: Producer, letter: Letter) -> None:
     record, topic = letter.record, topics.dead_letters(letter.record.source.topic)
     headers = headers_of(letter)
     try:
-        await producer.send_raw(topic, record.key, record.value, headers)
+        await producer.send_raw(topic, name_of(letter), record.value, headers)
     except InvalidRequest:
         # Too large with our headers on top: a cut letter is better than a partition that waits for ever.
         value = record.value or b""
         headers.append((PREFIX + "cut-from-bytes", str(len(value)).encode()))
-        await producer.send_raw(topic, record.key, value[:TRUNCATED_BYTES], headers)
+        await producer.send_raw(topic, name_of(letter), value[:TRUNCATED_BYTES], headers)
     DEAD_LETTERS.labels(record.source.topic, letter.reason).inc()
     _log(letter)
 
@@ -110,6 +122,13 @@ def _log(letter: Letter) -> None:
         "dead letter", topic=source.topic, partition=source.partition, offset=source.offset,
         reason=letter.reason, attempt=letter.attempt, group=letter.group,
     )  # fmt: skip
+
+
+async def take_back(producer: Producer, letter: Record) -> None:
+    """A tombstone for this record of a `.dlq` topic: readers pass it over from now on, and Kafka's compaction removes
+    it. Raises as send.
+    """
+    await producer.send_raw(letter.source.topic, letter.key, None)
 
 
 def have_topic(names: Sequence[str]) -> bool:

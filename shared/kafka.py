@@ -115,13 +115,17 @@ def _names(topic: topics.Topic) -> list[str]:
 
 
 def _new_topic(settings: KafkaSettings, topic: topics.Topic, name: str) -> NewTopic:
-    compact = topic.compact and name == topic.name
-    config = {
-        "cleanup.policy": "compact" if compact else "delete",
-        "message.timestamp.type": "LogAppendTime",  # freshness is measured from what the broker says
-    }
-    if not compact:
-        config["retention.ms"] = str(settings.retention_hours * HOUR_MS)
+    retention_ms = str(settings.retention_hours * HOUR_MS)
+    config = {"message.timestamp.type": "LogAppendTime"}  # freshness is measured from what the broker says
+    if name != topic.name:  # dead letters: of forgotten users they are taken back, and must then be gone in a day
+        config |= {
+            "cleanup.policy": "compact,delete", "retention.ms": retention_ms, "delete.retention.ms": retention_ms,
+            "max.compaction.lag.ms": str(24 * HOUR_MS),
+        }  # fmt: skip
+    elif topic.compact:
+        config["cleanup.policy"] = "compact"
+    else:
+        config |= {"cleanup.policy": "delete", "retention.ms": retention_ms}
     return NewTopic(name_of(settings, name), settings.partitions, settings.replication, topic_configs=config)
 
 

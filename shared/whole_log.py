@@ -71,11 +71,11 @@ class Log:
             _give(chunk, take)
 
     async def new_letters(self) -> AsyncIterator[Letter]:
-        """Dead letters of these topics that have not been given yet."""
+        """Dead letters of these topics, of services of this space, that have not been given yet."""
         begin, self._letters_read = self._letters_read, await self._tail.ends(LETTERS)
         async for record in self._tail.read(begin, self._letters_read):
             letter = dead_letters.letter_of(record)
-            if letter is not None:
+            if letter is not None and letter.group.endswith(f".{self._tail.space}"):
                 yield letter
 
     async def _tail_chunks(self, begin: Places, names: Sequence[str]) -> AsyncIterator[list[Record]]:

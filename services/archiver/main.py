@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from services.archiver import lock
 from services.archiver.align import align
 from services.archiver.archiver import Archiver
+from services.archiver.forgetting import Forgetting
 from services.archiver.log_reader import LogReader, Place
 from services.archiver.settings import ArchiverSettings
 from services.archiver.writer import OtherWorkers, Writer
@@ -27,16 +28,25 @@ async def compose(runtime: Runtime[ArchiverSettings]) -> None:
         raise WrongSetting(f"FINESTREAM_ARCHIVE_URL {settings.archive.url}: {error}") from None
     for space in settings.all_spaces:
         await kafka.ensure_topics(settings.kafka.model_copy(update={"space": space}))
-    reader = LogReader(settings.kafka, _places(settings, writer))
+    reader, producer = LogReader(settings.kafka, _places(settings, writer)), kafka.Producer(settings.kafka)
     await reader.start()
+    await producer.start()
+    forgetting = asyncio.create_task(_forgetting(settings, writer, producer).run(settings.forget_seconds))
     try:
         await align(reader, writer)
         runtime.health.ready()
         await Archiver(settings, reader, writer, heartbeat).run(runtime.stopping)
     finally:
+        forgetting.cancel()
+        await asyncio.gather(forgetting, return_exceptions=True)
+        await producer.stop()
         await reader.stop()
         if held is not None:
             held.close()
+
+
+def _forgetting(settings: ArchiverSettings, writer: Writer, producer: kafka.Producer) -> Forgetting:
+    return Forgetting(settings.kafka, settings.all_spaces, producer, lambda: writer.erased, writer.owns)
 
 
 def _writer(settings: ArchiverSettings, store: Store, heartbeat: Heartbeat) -> Writer:

@@ -12,6 +12,9 @@ SKIPPED: Final = Counter(
     "Records that do not decode; their owners dead-letter them",
     ["topic", "reason"],
 )
+FORGOTTEN: Final = Counter(
+    "finestream_archiver_forgotten_letters_total", "Dead letters taken back because their user was erased"
+)
 ERASED: Final = Counter(
     "finestream_archiver_erased_rows_total", "Rows left out or removed because their user was erased", ["topic"]
 )

@@ -30,6 +30,9 @@ class ArchiverSettings(ServiceSettings):
     takeover_seconds: float = Field(
         10.0, ge=0, description="wait for an archiver of the same share that is stopping, on one machine"
     )
+    forget_seconds: float = Field(
+        30.0, gt=0, description="between two looks for dead letters of users who have been erased"
+    )
     stop_seconds: float = Field(20.0, gt=0, description="for the last flush at a stop")
     lag_check_seconds: float = Field(5.0, gt=0)
     retention_warning_share: float = Field(

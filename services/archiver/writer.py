@@ -59,6 +59,11 @@ class Writer:
     def manifest(self) -> Manifest:
         return self._manifest
 
+    @property
+    def erased(self) -> Mapping[str, float]:
+        """User -> the time up to which their facts are erased; never changed, only replaced."""
+        return self._erased
+
     def next_offset(self, topic: str, partition: int) -> int | None:
         """The offset to archive next; None where nothing of the partition is archived."""
         if self._is_watched(topic, partition):

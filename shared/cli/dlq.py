@@ -68,7 +68,9 @@ async def _replay(letters_topic: str, reason: str) -> int:
 
 
 def _chosen(letters: list[Letter], reason: str) -> list[Letter]:
-    return [letter for letter in letters if not reason or letter.reason == reason]
+    """In the order of their records."""
+    chosen = [letter for letter in letters if not reason or letter.reason == reason]
+    return sorted(chosen, key=lambda letter: (letter.record.source.partition, letter.record.source.offset))
 
 
 def _checked(topic: str) -> str:

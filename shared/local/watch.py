@@ -45,15 +45,20 @@ class Watch:
         return lags
 
     async def letters(self, names: Sequence[str] = DEAD_LETTER_TOPICS) -> AsyncIterator[Letter]:
-        """Every dead letter of these `.dlq` topics up to now; a foreign record is left out.
+        """Every dead letter of these `.dlq` topics up to now, once; not those taken back, nor foreign records.
 
         Raises Unavailable when the broker falls silent.
         """
+        held: dict[bytes | None, Letter] = {}
         async with tailing(self._kafka) as tail:
             async for record in tail.read(await tail.firsts(names), await tail.ends(names)):
                 letter = dead_letters.letter_of(record)
                 if letter is not None:
-                    yield letter
+                    held[record.key] = letter
+                elif record.value is None:
+                    held.pop(record.key, None)
+        for letter in held.values():
+            yield letter
 
 
 @asynccontextmanager

@@ -37,7 +37,7 @@ class Post:
         await asyncio.sleep(0)
         if self._chance.random() < 0.3:
             raise Unavailable("Kafka did not take the record")
-        letter = dead_letters.read(key, value, headers)
+        letter = dead_letters.read(value, headers)
         self.letters.append((letter.record.source.offset, letter.reason))
 
 

@@ -70,9 +70,10 @@ def name_of(delivery: Delivery) -> str:
 
 
 async def read_letters(kafka: KafkaSettings) -> list[Letter]:
-    """The dead letters of interactions."""
+    """The dead letters of interactions, in the order of what they are of."""
     found = await read_topic(kafka, topics.dead_letters(topics.INTERACTIONS))
-    return [dead_letters.read(r.key, r.value, r.headers) for r in found]
+    letters = [dead_letters.read(r.value, r.headers) for r in found]
+    return sorted(letters, key=lambda letter: (letter.record.source.partition, letter.record.source.offset))
 
 
 Start = Callable[..., contextlib.AbstractAsyncContextManager[Stream]]

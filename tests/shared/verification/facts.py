@@ -51,10 +51,10 @@ class MemoryTail:
 
     def bury(self, topic: str, offset: int, service: str = "users") -> None:
         record = self.records[topic][offset]
-        letter = Letter(record, "g", service, "out_of_bounds", "of another space")
+        letter = Letter(record, f"g.{self.space}", service, "out_of_bounds", "of another space")
         held = self.records.setdefault(topics.dead_letters(topic), [])
         place = Source(topics.dead_letters(topic), 0, len(held), BASE)
-        held.append(Record(place, record.key, record.value, tuple(dead_letters.headers_of(letter))))
+        held.append(Record(place, dead_letters.name_of(letter), record.value, tuple(dead_letters.headers_of(letter))))
 
     async def check_partitions(self, names: Sequence[str]) -> None:
         pass
