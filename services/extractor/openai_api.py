@@ -9,6 +9,7 @@ from openai import AsyncOpenAI
 
 from services.extractor import metrics
 from services.extractor.findings import Failure, NothingUsable
+from services.extractor.redaction import redacted
 from services.extractor.settings import OpenAISettings
 from shared import logs
 from shared.errors import Unavailable
@@ -71,10 +72,11 @@ class OpenAIEmbeddings:
         self.name = settings.embedding_model
         self.dim = dim
         self._client = client
+        self._redact = settings.redact
 
     async def embed(self, texts: Sequence[str], max_tokens: int) -> Floats:
-        rows = [texts[i : i + TEXTS_AT_ONCE] for i in range(0, len(texts), TEXTS_AT_ONCE)]
-        parts = [await self._part([text[: max_tokens * CHARS_A_TOKEN] or " " for text in part]) for part in rows]
+        sent = [redacted(text[: max_tokens * CHARS_A_TOKEN], self._redact) or " " for text in texts]
+        parts = [await self._part(sent[i : i + TEXTS_AT_ONCE]) for i in range(0, len(sent), TEXTS_AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
 
     async def close(self) -> None:

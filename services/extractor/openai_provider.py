@@ -18,6 +18,8 @@ from openai import AsyncOpenAI, omit
 from services.extractor import metrics
 from services.extractor.findings import Answered, Finding, NothingUsable
 from services.extractor.openai_api import answer_of
+from services.extractor.quotes import locate
+from services.extractor.redaction import HIDDEN, redacted
 from services.extractor.settings import OpenAISettings
 from shared.errors import Unavailable
 from shared.events import MAX_QUOTE_CHARS
@@ -68,13 +70,14 @@ class OpenAIProvider:
 
     async def _find(self, text: str) -> list[Finding]:
         """Raises NothingUsable, Unavailable."""
+        shown = redacted(text[: self._settings.max_chars], self._settings.redact)
         async with self._slots:
             completion = await answer_of(
                 self._client.chat.completions.create(
                     model=self._settings.model,
                     messages=[
                         {"role": "system", "content": self._prompt},
-                        {"role": "user", "content": json.dumps({"review": text[: self._settings.max_chars]})},
+                        {"role": "user", "content": json.dumps({"review": shown})},
                     ],
                     response_format=self._format,
                     temperature=self._settings.temperature if self._settings.temperature >= 0 else omit,
@@ -82,7 +85,7 @@ class OpenAIProvider:
                 )
             )
         _count_tokens(completion)
-        return [_finding(pair) for pair in _parsed(_content_of(completion)).pairs]
+        return [_finding(pair, text, shown) for pair in _parsed(_content_of(completion)).pairs]
 
 
 def prompt_of(space: Space) -> tuple[str, str]:
@@ -142,8 +145,11 @@ def _parsed(content: str) -> Answer:
         raise NothingUsable("invalid_json") from error
 
 
-def _finding(pair: AnsweredPair) -> Finding:
-    return Finding(pair.attribute, pair.opinion, _POLARITY[pair.polarity], pair.quote)
+def _finding(pair: AnsweredPair, text: str, shown: str) -> Finding:
+    """A quote of what was shown is one of the text, at the same place."""
+    span = locate(shown, pair.quote) if HIDDEN in pair.quote else None
+    quote, near = (text[slice(*span)], span[0]) if span else (pair.quote, -1)
+    return Finding(pair.attribute, pair.opinion, _POLARITY[pair.polarity], quote, near)
 
 
 def _count_tokens(completion: Any) -> None:

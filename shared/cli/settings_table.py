@@ -71,7 +71,9 @@ def _is_nested(field: FieldInfo) -> bool:
 
 def _default(field: FieldInfo) -> str:
     value: Any = field.get_default(call_default_factory=True, validated_data={})
-    if isinstance(value, SecretStr) or value in ("", None, []):
+    if isinstance(value, list):
+        value = ",".join(value)
+    if isinstance(value, SecretStr) or value in ("", None):
         return ""
     if isinstance(value, Path) and value.is_absolute():  # beside the code, wherever that is installed
         value = value.relative_to(ROOT)
