@@ -28,6 +28,8 @@ class Bookmark:
     async def write(self, places: Places) -> None:
         """Raises aiokafka's CommitFailedError where the group has members: then they say where it is."""
         offsets = named(self._kafka, places)
+        if not offsets:
+            return
         self._consumer.assign(list(offsets))
         await self._consumer.commit(offsets)
 

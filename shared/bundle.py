@@ -24,12 +24,15 @@ import msgspec
 from fsspec.implementations.local import LocalFileSystem
 from msgspec import Struct
 
+from shared import logs
+
 VERSIONS: Final = "versions"
 CURRENT: Final = "current.json"
 META: Final = "meta.json"
 CHECKSUMS: Final = "checksums.json"
 READY: Final = "READY"
 KEEP: Final = 5
+log = logs.get(__name__)
 
 
 class BadBundle(Exception):
@@ -95,11 +98,18 @@ def publish(url: str, folder: Path, meta: Meta, keep: int = KEEP) -> str:
     try:
         _write(store, version, contents, _encode(msgspec.structs.replace(meta, created_at=created_at)))
     except Exception:
-        store.delete(version)  # on a full disk every try would leave another one
+        _discard(store, version)  # on a full disk every try would leave another one
         raise
     store.replace(CURRENT, _encode(Current(version, meta.data_timestamp, created_at)))
     _retain(store, version, keep)
     return version
+
+
+def _discard(store: "_Store", version: str) -> None:
+    try:
+        store.delete(version)
+    except OSError as error:  # it may not even have been begun; what went wrong is said by who calls
+        log.warning("what was written of a bundle is left", version=version, error=str(error))
 
 
 def _write(store: "_Store", version: str, contents: Mapping[str, Path], meta: bytes) -> None:

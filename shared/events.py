@@ -267,6 +267,8 @@ def decode(topic: str, value: bytes | None, now: float | None = None) -> Event:
         raise _invalid(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidEvent("not_json", f"the value is not JSON: {error}") from None
+    except RecursionError:  # also in a field that we do not know
+        raise InvalidEvent("not_json", "the value is nested too deep to be read") from None
     _check(event, time.time() if now is None else now)
     return event
 

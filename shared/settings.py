@@ -21,7 +21,7 @@ _SPACE = "in which facts are derived and read: a folder of shared/spaces, or of 
 class KafkaSettings(BaseSettings):
     """Where Kafka is and how to talk to it. `finestream up` starts the embedded broker if bootstrap is not set."""
 
-    model_config = SettingsConfigDict(env_prefix="FINESTREAM_KAFKA_", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix="FINESTREAM_KAFKA_", extra="ignore")
 
     bootstrap: str = Field(EMBEDDED_KAFKA, description="host:port, comma-separated")
     security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="protocol")

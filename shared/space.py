@@ -39,8 +39,16 @@ class Space(Struct, frozen=True):
 
 
 def load(name: str = DEFAULT_SPACE, root: Path = SPACES) -> Space:
-    """Read a space's definition. Raises FileNotFoundError with the path where there is none of that name."""
-    return msgspec.json.decode((root / name / "space.json").read_bytes(), type=Space)
+    """Read a space's definition.
+
+    Raises FileNotFoundError with the path where there is none of that name, ValueError for one of another name, as in
+    a copied folder: topics are named after the one, collections after the other.
+    """
+    path = root / name / "space.json"
+    space = msgspec.json.decode(path.read_bytes(), type=Space)
+    if space.name != name:
+        raise ValueError(f"{path} is of a space called {space.name!r}; give it the name of its folder")
+    return space
 
 
 def quantise(vectors: Floats) -> list[bytes]:

@@ -6,7 +6,7 @@ does not matter which came first, the letter or the erasure, nor when this was k
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from aiokafka.errors import KafkaError
@@ -18,6 +18,7 @@ from shared.dead_letters import Letter, Record
 from shared.errors import Unavailable
 from shared.kafka import Producer
 from shared.log_tail import Places, tailing
+from shared.service import Heartbeat
 from shared.settings import KafkaSettings
 
 OF_ITEMS: Final = (topics.ITEMS, topics.ITEM_SEMANTICS, topics.ITEM_EDGES)  # their key is no user's
@@ -25,10 +26,11 @@ log = logs.get(__name__)
 
 
 class _Said(Struct):
-    """What a refused record may say of its user. One that wants to be forgotten is no fact about them."""
+    """What a refused record may say of its user, be it what it may. `erased_at`: it is what blanks their review."""
 
-    user_id: str = ""
-    ts: float | None = None
+    user_id: Any = ""
+    ts: Any = None
+    erased_at: Any = None
 
 
 class Forgetting:
@@ -47,13 +49,17 @@ class Forgetting:
         self._known: Mapping[str, float] = {}  # the erasures that what is read has been held against
         self._read: Places = {}
 
-    async def run(self, pause_seconds: float) -> None:
-        """Look for ever; ends when cancelled."""
+    async def run(self, pause_seconds: float, heart: Heartbeat) -> None:
+        """Look for ever; ends when cancelled. A look that fails for a defect is no heartbeat, and is tried again."""
         while True:
             try:
                 await self.look()
+                heart.beat()
             except (KafkaError, Unavailable, OSError) as error:
+                heart.beat()
                 log.warning("dead letters cannot be looked at yet", error=str(error) or type(error).__name__)
+            except Exception:
+                log.exception("dead letters could not be looked at")
             await asyncio.sleep(pause_seconds)
 
     async def look(self) -> int:
@@ -70,7 +76,7 @@ class Forgetting:
             async for record in tail.read(begin, ends):
                 letter = dead_letters.letter_of(record)
                 if letter is not None and _is_erased(letter, erased):
-                    found[record.key] = record
+                    found[record.key] = msgspec.structs.replace(record, value=None, headers=())
                 elif letter is None and record.value is None:
                     found.pop(record.key, None)  # taken back already
         for record in found.values():
@@ -90,9 +96,14 @@ def _is_erased(letter: Letter, erased: Mapping[str, float]) -> bool:
     """What cannot be read is of the user that its key names, and of when Kafka took it."""
     record = letter.record
     try:
-        said = msgspec.json.decode(record.value or b"", type=_Said, strict=False)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        said = msgspec.json.decode(record.value or b"", type=_Said)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         said = _Said()
+    if said.erased_at:
+        return False
     key = "" if record.source.topic in OF_ITEMS else (record.key or b"").decode("utf-8", "replace")
-    at = record.source.appended_at if said.ts is None else min(said.ts, record.source.appended_at)
-    return any(at <= erased.get(user, 0.0) for user in {said.user_id, key} - {""})
+    users = {key, said.user_id if isinstance(said.user_id, str) else ""} - {""}
+    at = record.source.appended_at
+    if isinstance(said.ts, int | float):
+        at = min(at, said.ts)
+    return any(at <= erased.get(user, 0.0) for user in users)

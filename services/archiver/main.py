@@ -31,7 +31,8 @@ async def compose(runtime: Runtime[ArchiverSettings]) -> None:
     reader, producer = LogReader(settings.kafka, _places(settings, writer)), kafka.Producer(settings.kafka)
     await reader.start()
     await producer.start()
-    forgetting = asyncio.create_task(_forgetting(settings, writer, producer).run(settings.forget_seconds))
+    looks = runtime.health.watch("forgetting", settings.progress_timeout_seconds)
+    forgetting = asyncio.create_task(_forgetting(settings, writer, producer).run(settings.forget_seconds, looks))
     try:
         await align(reader, writer)
         runtime.health.ready()

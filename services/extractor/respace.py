@@ -12,21 +12,20 @@ started again. How far it has read is kept in Kafka: the next one goes on from t
 import argparse
 import asyncio
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import msgspec
 from aiokafka.errors import CommitFailedError, UnknownMemberIdError
 
 from services.extractor.main import Embedding, embedding_of, stream_of
-from services.extractor.respacing import READ, Report, Respacing
+from services.extractor.respacing import DERIVED, WHOLE, Report, Respacing
 from services.extractor.review_texts import ReviewTexts
 from services.extractor.senders import Sender
 from services.extractor.settings import ExtractorSettings
 from services.extractor.worker import Worker
 from shared import archive, kafka, logs, space, topics
 from shared.bookmark import Bookmark, bookmark
+from shared.errors import FinestreamError
 from shared.experiments.bar import counted
 from shared.jobs import ending
 from shared.log_tail import Places, tailing
@@ -37,8 +36,14 @@ from shared.whole_log import Log
 log = logs.get(__name__)
 
 
-async def respace(settings: ExtractorSettings, of: str, to: Embedding, archive_url: str, *, from_start: bool) -> Report:
-    """Raises WrongSetting, Unavailable, BadArchive, and aiokafka's KafkaError."""
+class Holes(FinestreamError):
+    """Stretches of the log are nowhere any more, or not where we were told to look."""
+
+
+async def respace(
+    settings: ExtractorSettings, of: str, to: Embedding, archive_url: str, *, from_start: bool, despite_holes: bool
+) -> Report:
+    """Raises WrongSetting, Holes, Unavailable, BadArchive, and aiokafka's KafkaError."""
     began = time.monotonic()
     theirs = settings.kafka.model_copy(update={"space": of})
     await kafka.ensure_topics(settings.kafka)
@@ -49,15 +54,18 @@ async def respace(settings: ExtractorSettings, of: str, to: Embedding, archive_u
             tailing(theirs) as tail,
             bookmark(theirs, f"{theirs.topic_prefix}respace-{of}.{to.space.name}") as marked,
         ):
-            after = {} if from_start else await marked.read(READ)
+            before = await marked.read((*DERIVED, topics.REVIEWS))
+            after = {} if from_start else {name: places for name, places in before.items() if name in DERIVED}
             # Before the log's end is looked up: the opinions of every review before this place are in it.
             extracted = await _extracted(settings, of)
-            whole = Log(archive_url, tail, after, READ)
+            whole = Log(archive_url, tail, after, (*WHOLE, *DERIVED))
             await whole.start()
+            if whole.holes and not despite_holes:
+                raise Holes(f"{'; '.join(whole.holes)}; is FINESTREAM_ARCHIVE_URL right? (--despite-holes goes on)")
             report = await _run(settings, to, producer, whole, await asyncio.to_thread(_rows, archive_url, of))
-            places = whole.end | {topics.REVIEWS: extracted.get(topics.REVIEWS, {})}
-            await marked.write(places)
-            await _place(settings, places)
+            reached = {name: whole.end[name] for name in DERIVED} | {topics.REVIEWS: extracted}
+            report.unplaced = await _place(settings, before, reached)
+            await marked.write(reached)
     finally:
         await producer.stop()
     report.went_on, report.holes = bool(after), whole.holes
@@ -66,34 +74,41 @@ async def respace(settings: ExtractorSettings, of: str, to: Embedding, archive_u
 
 
 async def _run(settings: ExtractorSettings, to: Embedding, sender: Sender, whole: Log, records: int) -> Report:
-    # Gone with the job, users' texts and all.
-    with tempfile.TemporaryDirectory(prefix="finestream-texts-") as folder, counted("embedding again", records) as told:
-        texts = ReviewTexts(Path(folder))
-        try:
+    texts = ReviewTexts()
+    try:
+        with counted("embedding again", records) as told:
             work = Respacing(to, texts, sender, settings)
             await work.run(whole, told)
-        finally:
-            texts.close()
+    finally:
+        texts.close()
     return work.report
 
 
-async def _extracted(settings: ExtractorSettings, of: str) -> Places:
-    """Up to where the other space's extractor has answered the reviews; nowhere, where it never committed."""
+async def _extracted(settings: ExtractorSettings, of: str) -> dict[int, int]:
+    """Up to where the other space's extractor has answered the reviews, in the partitions that it has committed."""
     theirs = settings.kafka.model_copy(update={"space": of})
     async with bookmark(theirs, kafka.group_of(theirs, stream_of(topics.REVIEWS))) as group:
-        return await group.read([topics.REVIEWS])
+        return (await group.read([topics.REVIEWS])).get(topics.REVIEWS, {})
 
 
-async def _place(settings: ExtractorSettings, places: Places) -> None:
-    """Where the new space's extractor begins, unless it has begun."""
+async def _place(settings: ExtractorSettings, before: Places, reached: Places) -> list[str]:
+    """Moves the new space's extractor to where this got to, unless it has gone on from where the last run put it.
+
+    Returns the partitions that it will read from their beginning.
+    """
+    unplaced = []
     for topic in (topics.REVIEWS, topics.ITEMS):
         async with bookmark(settings.kafka, kafka.group_of(settings.kafka, stream_of(topic))) as group:
-            await _begin(group, topic, places.get(topic, {}))
+            places = reached.get(topic, {})
+            standing = (await group.read([topic])).get(topic, {})
+            if all(before.get(topic, {}).get(partition) == at for partition, at in standing.items()):
+                standing |= places
+                await _begin(group, topic, places)
+            unplaced += [f"{topic} {p}" for p in range(settings.kafka.partitions) if p not in standing]
+    return unplaced
 
 
 async def _begin(group: Bookmark, topic: str, places: dict[int, int]) -> None:
-    if not places or await group.read([topic]):
-        return
     try:
         await group.write({topic: places})
     except (CommitFailedError, UnknownMemberIdError):
@@ -102,7 +117,7 @@ async def _begin(group: Bookmark, topic: str, places: dict[int, int]) -> None:
 
 def _rows(url: str, of: str) -> int:
     """About how many records there are to read: those of the archive."""
-    wanted = {topics.in_space(name, of) for name in READ}
+    wanted = {topics.in_space(name, of) for name in (*WHOLE, *DERIVED)}
     found = archive.manifests(archive.Store(url))
     return sum(file.rows for manifest in found for file in manifest.files if file.topic in wanted)
 
@@ -112,22 +127,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fill a new space with the facts of another.")
     parser.add_argument("--of", required=True, help="the space whose facts are embedded again")
     parser.add_argument("--from-start", action="store_true", help="read all of the log, whatever was read before")
+    parser.add_argument("--despite-holes", action="store_true", help="go on where a part of the log is nowhere")
     arguments = parser.parse_args()
     settings, url = read(ExtractorSettings), read(ArchiveSettings).url
     logs.configure("respace", settings.log_level)
     log.info("settings", **masked(settings))
     with ending():
-        report = asyncio.run(_main(settings, arguments.of, url, arguments.from_start))
+        report = asyncio.run(_main(settings, url, arguments))
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
 
 
-async def _main(settings: ExtractorSettings, of: str, url: str, from_start: bool) -> Report:
-    _check(settings, of)
+async def _main(settings: ExtractorSettings, url: str, given: argparse.Namespace) -> Report:
+    _check(settings, given.of)
     worker = Worker(settings.torch_threads)
     try:
         to = await worker.run(embedding_of, settings, worker)
         try:
-            return await respace(settings, of, to, url, from_start=from_start)
+            return await respace(
+                settings, given.of, to, url, from_start=given.from_start, despite_holes=given.despite_holes
+            )
         finally:
             await to.embeddings.close()
     finally:

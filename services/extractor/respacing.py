@@ -15,13 +15,14 @@ from services.extractor.senders import Sender
 from services.extractor.settings import ExtractorSettings
 from shared import topics
 from shared.batches import Delivery
-from shared.events import Event, InteractionEdge, Item, Opinions, Pair, Review, ReviewEdge, content_hash
+from shared.events import Erasure, Event, InteractionEdge, Item, Opinions, Pair, Review, ReviewEdge, content_hash
 from shared.graph import fold
 from shared.jobs import patiently
 from shared.projection import opinion_text
 from shared.whole_log import Log, event_of
 
-READ: Final = (topics.REVIEWS, topics.ITEMS, topics.OPINIONS, topics.ITEM_EDGES)
+WHOLE: Final = (topics.ERASURES, topics.REVIEWS)  # always from the start: what is looked up
+DERIVED: Final = (topics.ITEMS, topics.OPINIONS, topics.ITEM_EDGES)
 E = TypeVar("E", bound=Event)
 
 
@@ -34,6 +35,7 @@ class Report(Struct):
     without_text: int = 0
     went_on: bool = False  # from where an earlier run had got to
     holes: list[str] = []  # stretches of the log that are nowhere any more, a sentence each
+    unplaced: list[str] = []  # partitions that the new extractor reads from their beginning: nobody knows better
     seconds: float = 0.0
 
 
@@ -47,11 +49,13 @@ class Respacing:
         self._settings = settings
         self._items = Items(to.vectors, sender, settings, to.space.name)
         self._names = frozenset(to.space.attribute_names)
+        self._erased: dict[str, float] = {}
         self.report = Report()
 
     async def run(self, whole: Log, tell: Callable[[int], None]) -> None:
-        """Reviews first, since their texts are asked for."""
+        """What is looked up comes first: who is erased, and the reviews' texts."""
         steps = {
+            topics.ERASURES: self._keep_erasures,
             topics.REVIEWS: self._keep_texts,
             topics.ITEMS: self._embed_items,
             topics.OPINIONS: self._embed_opinions,
@@ -64,9 +68,16 @@ class Respacing:
                     await patiently(partial(step, found[start : start + self._settings.batch_size]))
                 tell(len(chunk))
 
+    async def _keep_erasures(self, found: Sequence[Delivery]) -> None:
+        for erasure in _events(found, Erasure):
+            self._erased[erasure.user_id] = max(erasure.erased_at, self._erased.get(erasure.user_id, 0.0))
+
+    def _stands(self, fact: Review | Opinions) -> bool:
+        return fact.ts > self._erased.get(fact.user_id, 0.0)
+
     async def _keep_texts(self, found: Sequence[Delivery]) -> None:
-        chars = self._settings.review_chars
-        self._texts.keep((content_hash(r.title, r.text), embedded_text(r, chars)) for r in _events(found, Review))
+        chars, reviews = self._settings.review_chars, filter(self._stands, _events(found, Review))
+        self._texts.keep((content_hash(r.title, r.text), embedded_text(r, chars)) for r in reviews)
 
     async def _embed_items(self, found: Sequence[Delivery]) -> None:
         await self._items(found)
@@ -74,7 +85,7 @@ class Respacing:
 
     async def _embed_opinions(self, found: Sequence[Delivery]) -> None:
         """The opinions in the new space, and their side of the items, which is made of nothing else."""
-        before = _events(found, Opinions)
+        before = [event for event in _events(found, Opinions) if self._stands(event)]
         pairs, vectors = await self._pairs(before), await self._vectors(before)
         after = [
             msgspec.structs.replace(event, space=self._to.space.name, pairs=own, vector=vector)

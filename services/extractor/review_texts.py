@@ -1,8 +1,10 @@
-"""The texts of the reviews of a log on disk, for as long as a job works: memory does not grow with the log."""
+"""The texts of the reviews of a log on disk, for as long as a job works: memory does not grow with the log.
+
+In SQLite's own temporary file, which has no name: nothing is left of it, however the job ends.
+"""
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 AT_ONCE: Final = 500  # keys of one question; SQLite takes some thousands
@@ -11,8 +13,8 @@ AT_ONCE: Final = 500  # keys of one question; SQLite takes some thousands
 class ReviewTexts:
     """What each review is known by (reviews.embedded_text), by the content hash that its opinions carry."""
 
-    def __init__(self, folder: Path) -> None:
-        self._base = sqlite3.connect(folder / "texts.sqlite")
+    def __init__(self) -> None:
+        self._base = sqlite3.connect("")
         self._base.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
             "CREATE TABLE texts (hash TEXT PRIMARY KEY, text BLOB NOT NULL) WITHOUT ROWID;"

@@ -120,10 +120,12 @@ def rebuild(
 def respace(
     of: Annotated[str, typer.Option("--of", help="the space whose facts are embedded again")],
     from_start: Annotated[bool, typer.Option("--from-start", help="read all, whatever was read before")] = False,
+    despite_holes: Annotated[bool, typer.Option("--despite-holes", help="though part of the log is nowhere")] = False,
 ) -> None:
     """Fill a new space, which FINESTREAM_SPACE_NAME names, with what another one has: embedded again, not extracted."""
     command = [
         sys.executable, "-m", "services.extractor.respace", "--of", of, *(["--from-start"] if from_start else []),
+        *(["--despite-holes"] if despite_holes else []),
     ]  # fmt: skip
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 

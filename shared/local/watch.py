@@ -23,6 +23,10 @@ class Watch:
         self._tail = tail
         self._admin = admin
 
+    @property
+    def space(self) -> str:
+        return self._kafka.space
+
     async def ends(self, names: Sequence[str]) -> Places:
         """The next offset of every partition of these topics."""
         return await self._tail.ends(names)

@@ -69,7 +69,7 @@ async def check(system: System, told: Sequence[Sent], dead: Mapping[str, Reason]
     """All but what forgotten users did is there, only `dead` are dead letters, live states are the archive's fold."""
     await until_drained(system.watch, system.archive_url, system.ledger, Screen(Console()), "draining")
     # In a thread: the tests' own servers are in this loop, and must go on answering.
-    found = await asyncio.to_thread(verify.read, system.archive_url)
+    found = await asyncio.to_thread(verify.read, system.archive_url, space=system.kafka.space)
     forgotten = {user for user, state in found.users.items() if state.erased_at}
     of_forgotten = {id_of(event) for event in told if not isinstance(event, Item) and event.user_id in forgotten}
     accounts = await system.accounts(found)

@@ -53,6 +53,7 @@ def test_a_missing_field_is_named(field: str) -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [(b"not json", "not_json"), (b"\xff\xfe", "not_json"), (b"", "not_json"), (b"[1]", "wrong_type"),
+     (b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}", "not_json"),
      (b"null", "wrong_type"), (None, "missing_field")],
 )  # fmt: skip
 def test_a_value_that_is_no_event_is_refused(value: bytes | None, reason: str) -> None:

@@ -65,6 +65,6 @@ async def until_drained(watch: Watch, archive_url: str, ledger: Ledger, screen: 
 
 async def _progress(watch: Watch, archive_url: str) -> Progress:
     ends = await watch.ends(_WATCHED)
-    done = await asyncio.to_thread(archive.offsets, archive_url)
+    done = await asyncio.to_thread(archive.offsets, archive_url, space=watch.space)
     archived = {topic: partitions for topic, partitions in ends.items() if topic in topics.ARCHIVED}
     return Progress(ends, behind(archived, done), await watch.lags())

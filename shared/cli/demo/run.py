@@ -101,7 +101,7 @@ class Demo:
 
     async def _accounts(self) -> tuple[Archived, Accounts]:
         session = self._session
-        found = await asyncio.to_thread(verify.read, session.archive_url)
+        found = await asyncio.to_thread(verify.read, session.archive_url, space=session.watch.space)
         letters = [letter async for letter in session.watch.letters()]
         return found, verify.account(session.ledger, found, letters)
 

@@ -53,15 +53,25 @@ async def test_letters_of_the_erased_are_taken_back_and_the_others_stay(world: W
         letter(0, user_id="ann", ts=AT - 50), letter(1, user_id="bob", key="bob"), letter(2),  # its key alone tells
         letter(3, user_id="ann", ts=AT - 5),  # of after the erasure
         letter(4, topics.ITEM_EDGES, key="item", user_id="ann", ts=AT - 50), letter(5, topics.ITEMS, key="ann"),
+        letter(6, topics.ITEM_EDGES, key="item", user_id="ann", ts=AT - 50, erased_at=AT - 10),  # it blanks her review
+        letter(7, key="x", user_id="ann", ts="yesterday"), letter(8, user_id=7), letter(9, key="x", user_id=[["ann"]]),
     )  # fmt: skip
     forgetting = world.forgetting()
     assert await forgetting.look() == 0
     world.erased["ann"] = AT - 10
     assert await forgetting.look() == 2
-    assert await world.left() == [1, 2, 3, 5]
+    assert await world.left() == [1, 2, 3, 5, 6, 7, 8, 9]
     world.erased["ann"] = AT + 10
-    assert await forgetting.look() == 2
-    assert await world.left() == [1, 5], "an item may be called as a user is"
+    assert await forgetting.look() == 4
+    assert await world.left() == [1, 5, 6, 9], "an item may be called as a user is"
+
+
+async def test_one_letter_that_nobody_can_read_does_not_keep_the_others(world: World) -> None:
+    deep = Letter(Record(Source(topics.REVIEWS, 0, 0, AT), b"bob", b'{"x":' + b"[" * 5000), "g", "s", "not_json", "no")
+    await world.bury(deep, letter(1))
+    world.erased["ann"] = AT + 10
+    assert await world.forgetting().look() == 1
+    assert await world.left() == [0]
 
 
 async def test_a_letter_that_comes_after_the_erasure_goes_too_and_none_is_taken_back_twice(world: World) -> None:

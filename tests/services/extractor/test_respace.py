@@ -14,17 +14,21 @@ from hypothesis import strategies as st
 from services.extractor import respacing
 from services.extractor.attributes import Attributes
 from services.extractor.embeddings import LocalEmbeddings
-from services.extractor.main import Embedding
-from services.extractor.respacing import READ, Respacing
+from services.extractor.main import Embedding, stream_of
+from services.extractor.respace import _place
+from services.extractor.respacing import DERIVED, WHOLE, Respacing
 from services.extractor.review_texts import ReviewTexts
 from services.extractor.reviews import Reviews
 from services.extractor.settings import ExtractorSettings
 from services.extractor.vectors import Vectors
 from shared import jobs, projection, topics
+from shared.bookmark import bookmark
 from shared.errors import Unavailable
-from shared.events import Event, InteractionEdge, Item, ItemSemantics, Opinions, Review, ReviewEdge, Source
+from shared.events import Erasure, Event, InteractionEdge, Item, ItemSemantics, Opinions, Review, ReviewEdge, Source
 from shared.graph import fold
+from shared.kafka import group_of
 from shared.projection import Projection
+from shared.settings import KafkaSettings
 from shared.space import Space
 from shared.whole_log import Log
 from tests.services.extractor.doubles import Sent
@@ -51,7 +55,7 @@ class World:
     sent: Sent
 
     async def respaced(self) -> Respacing:
-        log = Log(self.url, self.tail, None, READ)  # type: ignore[arg-type]
+        log = Log(self.url, self.tail, None, (*WHOLE, *DERIVED))  # type: ignore[arg-type]
         await log.start()
         work = Respacing(self.to, self.texts, self.sent, self.settings)
         await work.run(log, lambda _: None)
@@ -73,7 +77,7 @@ def world(local: LocalEmbeddings, general: Space, tmp_path: Path) -> World:
     narrow = Projection(fitted.mean, fitted.components[:WIDTH])
     vectors = Vectors(local, narrow, cached_phrases=1000, cached_texts=1000)
     to = Embedding(defined, vectors, Attributes(defined, vectors, similarity=0.6, cached=1000), local)
-    texts = ReviewTexts(tmp_path)
+    texts = ReviewTexts()
     return World(MemoryTail(), to, texts, str(tmp_path / "archive"), ExtractorSettings(batch_size=3), Sent())
 
 
@@ -132,6 +136,14 @@ async def test_items_get_their_side_of_every_review_and_nothing_of_a_forgotten_o
     assert work.report.edges == len(edges)
 
 
+async def test_what_an_erased_user_said_is_not_said_again(world: World, old: list[Opinions]) -> None:
+    world.tail.append(topics.ERASURES, Erasure(user_id="u2", erased_at=BASE + 2), Erasure(user_id="u5", erased_at=BASE))
+    await world.respaced()
+    assert [event.review_id for event in world.opinions] == ["r0", "r1", "r3", "r4", "r5", "r6"]
+    own = [edge for edge in world.of(topics.ITEM_EDGES) if isinstance(edge, ReviewEdge)]
+    assert {edge.user_id for edge in own}.isdisjoint({"u2"})
+
+
 async def test_items_are_embedded_from_their_texts(world: World) -> None:
     world.tail.append(topics.ITEMS, Item(item_id="a", ts=BASE, title="A drum"), Item(item_id="b", ts=BASE))
     work = await world.respaced()
@@ -164,14 +176,37 @@ async def test_a_broker_that_does_not_answer_is_asked_again(
 
 
 @given(st.dictionaries(st.text(st.characters(codec="ascii"), min_size=1), st.text(st.characters()), max_size=20))
-def test_texts_come_back_as_they_were_whatever_they_hold(
-    tmp_path_factory: pytest.TempPathFactory, kept: dict[str, str]
-) -> None:
-    texts = ReviewTexts(tmp_path_factory.mktemp("texts"))
+def test_texts_come_back_as_they_were_whatever_they_hold(kept: dict[str, str]) -> None:
+    texts = ReviewTexts()
     texts.keep(kept.items())
     texts.keep((key, "another") for key in kept)
     assert texts.find([*kept, *kept, "unknown to it"]) == kept
     texts.close()
+
+
+async def test_the_new_extractor_goes_where_each_run_got_to_until_it_has_read_for_itself(
+    kafka_settings: KafkaSettings,
+) -> None:
+    settings = ExtractorSettings(kafka=kafka_settings)
+
+    async def places() -> list[dict[int, int]]:
+        groups = [group_of(kafka_settings, stream_of(topic)) for topic in (topics.REVIEWS, topics.ITEMS)]
+        found = []
+        for name, topic in zip(groups, (topics.REVIEWS, topics.ITEMS), strict=True):
+            async with bookmark(kafka_settings, name) as group:
+                found.append((await group.read([topic])).get(topic, {}))
+        return found
+
+    nothing = {topics.REVIEWS: {}, topics.ITEMS: dict.fromkeys(range(4), 0)}
+    first = {topics.REVIEWS: {0: 5, 1: 2, 3: 1}, topics.ITEMS: dict.fromkeys(range(4), 3)}
+    second = {topics.REVIEWS: {0: 9, 1: 2, 3: 4}, topics.ITEMS: dict.fromkeys(range(4), 4)}
+    assert await _place(settings, {}, nothing) == [f"reviews {p}" for p in range(4)]
+    assert await _place(settings, nothing, first) == ["reviews 2"]
+    assert await places() == [first[topics.REVIEWS], first[topics.ITEMS]]
+    assert await _place(settings, first, second) == ["reviews 2"]
+    assert await places() == [second[topics.REVIEWS], second[topics.ITEMS]]
+    await _place(settings, first, {name: dict.fromkeys(range(4), 99) for name in first})
+    assert await places() == [second[topics.REVIEWS], second[topics.ITEMS]], "it is not where the last run put it"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ class Place:
 
 
 def place_in(folder: Path, bootstrap: str) -> Place:
-    kafka = KafkaSettings(bootstrap=bootstrap, partitions=4, topic_prefix=f"t{secrets.token_hex(4)}-", space=SPACE.name)
+    of_default_space = KafkaSettings(bootstrap=bootstrap, partitions=4, topic_prefix=f"t{secrets.token_hex(4)}-")
+    kafka = of_default_space.model_copy(update={"space": SPACE.name})
     (folder / "spaces" / SPACE.name).mkdir(parents=True)
     (folder / "spaces" / SPACE.name / "space.json").write_bytes(msgspec.json.encode(SPACE))
     environment = {
