@@ -208,6 +208,8 @@ class Writer:
             self._merge(run)
             gone += len(run) - 1
             self._progress()
+        if gone:
+            pa.default_memory_pool().release_unused()  # Arrow would keep what a merge needed for a moment
         return gone
 
     def _merge(self, run: Sequence[File]) -> None:
