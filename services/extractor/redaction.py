@@ -31,4 +31,4 @@ def _hidden(found: re.Match[str]) -> str:
     is_number = "@" not in written
     if is_number and (_DATE.fullmatch(written) or sum(map(str.isdigit, written)) not in _DIGITS):
         return written
-    return "".join(" " if character.isspace() else HIDDEN for character in written)
+    return "".join(character if character.isspace() else HIDDEN for character in written)
