@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.space import DEFAULT_SPACE, SPACES
 
 EMBEDDED_KAFKA = "127.0.0.1:19092"
 SpaceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]  # part of topics' names
+# Of names in one variable; with NoDecode, or it would have to be JSON.
+Listed = BeforeValidator(
+    lambda value: [n for n in map(str.strip, value.split(",")) if n] if isinstance(value, str) else value
+)
 _SPACE = "in which facts are derived and read: a folder of shared/spaces, or of FINESTREAM_SPACE_ROOT"
 
 

@@ -45,6 +45,20 @@ class Log:
                 self._note_hole(f"{topic} {partition}", begin, first, self.end[topic][partition])
         self._letters_read = await self._tail.firsts(LETTERS)
 
+    async def archived_rows(self) -> int:
+        """How many records of the archive there are to read, or some more: a file may be read in part."""
+        return await asyncio.to_thread(self._archived_rows)
+
+    def _archived_rows(self) -> int:
+        wanted = {topics.in_space(name, self._tail.space): name for name in self._names}
+        return sum(
+            file.rows
+            for manifest in archive.manifests(archive.Store(self._url))
+            for file in manifest.files
+            if (name := wanted.get(file.topic)) is not None
+            and any(last >= _at(self._after, name, p) for p, (_, last) in file.ranges.items())
+        )
+
     async def chunks(self, names: Sequence[str] = ()) -> AsyncIterator[list[Record]]:
         """Everything up to where the log counts now, of these topics alone where some are named."""
         names = names or self._names

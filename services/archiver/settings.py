@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from shared.settings import ArchiveSettings, ServiceSettings, SpaceName
+from shared.settings import ArchiveSettings, Listed, ServiceSettings, SpaceName
 
 
 class ArchiverSettings(ServiceSettings):
@@ -15,7 +15,7 @@ class ArchiverSettings(ServiceSettings):
 
     metrics_port: int = Field(9104, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free")
     archive: ArchiveSettings = Field(default_factory=ArchiveSettings)
-    spaces: Annotated[list[SpaceName], NoDecode] = Field(
+    spaces: Annotated[list[SpaceName], NoDecode, Listed] = Field(
         default_factory=list, description="spaces to archive beside FINESTREAM_SPACE_NAME, comma-separated"
     )
     worker: int = Field(0, ge=0, description="which share of the partitions: partition % workers == worker")
@@ -38,11 +38,6 @@ class ArchiverSettings(ServiceSettings):
     retention_warning_share: float = Field(
         0.5, gt=0, le=1, description="warn when the lag exceeds this share of Kafka's retention"
     )
-
-    @field_validator("spaces", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
     @property
     def all_spaces(self) -> list[str]:

@@ -23,7 +23,7 @@ from services.extractor.review_texts import ReviewTexts
 from services.extractor.senders import Sender
 from services.extractor.settings import ExtractorSettings
 from services.extractor.worker import Worker
-from shared import archive, kafka, logs, space, topics
+from shared import kafka, logs, space, topics
 from shared.bookmark import Bookmark, bookmark
 from shared.errors import FinestreamError
 from shared.experiments.bar import counted
@@ -62,7 +62,7 @@ async def respace(
             await whole.start()
             if whole.holes and not despite_holes:
                 raise Holes(f"{'; '.join(whole.holes)}; is FINESTREAM_ARCHIVE_URL right? (--despite-holes goes on)")
-            report = await _run(settings, to, producer, whole, await asyncio.to_thread(_rows, archive_url, of))
+            report = await _run(settings, to, producer, whole, await whole.archived_rows())
             reached = {name: whole.end[name] for name in DERIVED} | {topics.REVIEWS: extracted}
             report.unplaced = await _place(settings, before, reached)
             await marked.write(reached)
@@ -113,13 +113,6 @@ async def _begin(group: Bookmark, topic: str, places: dict[int, int]) -> None:
         await group.write({topic: places})
     except (CommitFailedError, UnknownMemberIdError):
         log.warning("the new space's extractor runs already, and reads what it has not read", topic=topic)
-
-
-def _rows(url: str, of: str) -> int:
-    """About how many records there are to read: those of the archive."""
-    wanted = {topics.in_space(name, of) for name in (*WHOLE, *DERIVED)}
-    found = archive.manifests(archive.Store(url))
-    return sum(file.rows for manifest in found for file in manifest.files if file.topic in wanted)
 
 
 def main() -> None:

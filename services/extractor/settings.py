@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.extractor.redaction import Kind
-from shared.settings import ServiceSettings, SpaceSettings
+from shared.settings import Listed, ServiceSettings, SpaceSettings
 
 
 class LocalModelSettings(BaseSettings):
@@ -35,15 +35,10 @@ class OpenAISettings(BaseSettings):
     concurrency: int = Field(16, ge=1, le=1024, description="requests in flight")
     max_output_tokens: int = Field(700, ge=64, le=16_384)
     max_chars: int = Field(8000, ge=100, description="of a review that are sent")
-    redact: Annotated[list[Kind], NoDecode] = Field(
+    redact: Annotated[list[Kind], NoDecode, Listed] = Field(
         ["addresses", "numbers"],
         description="hidden in what is sent: e-mail addresses, phone numbers; comma-separated, empty: nothing",
     )
-
-    @field_validator("redact", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
 class ExtractorSettings(ServiceSettings):

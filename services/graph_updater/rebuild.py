@@ -24,7 +24,7 @@ from msgspec import Struct
 from services.graph_updater.main import ITEM_TOPICS, USER_TOPICS, Graph, opened, space_of
 from services.graph_updater.settings import GraphUpdaterSettings
 from services.graph_updater.store import KINDS, Store, collection
-from shared import archive, logs, topics
+from shared import logs, topics
 from shared.batches import Delivery
 from shared.bookmark import Bookmark, bookmark
 from shared.dead_letters import Record
@@ -109,7 +109,7 @@ async def rebuild(settings: GraphUpdaterSettings, definition: Space, archive_url
         # ranking takes a version that is not higher than what it shows for old: these begin above all that were.
         graph = Graph.of(_unannounced(settings), definition, store, Nowhere(), first_version=int(time.time()))
         work = Rebuild(graph, whole)
-        await work.run(await asyncio.to_thread(_rows_after, archive_url, after, definition.name))
+        await work.run(await whole.archived_rows())
         await marked.write(whole.end)
         users, items = [await store.count(kind) for kind in KINDS]
     return Report(
@@ -127,17 +127,6 @@ async def _read_to(marked: Bookmark, store: Store) -> Places:
 def _unannounced(settings: GraphUpdaterSettings) -> GraphUpdaterSettings:
     # With no pause between two announcements none is deferred, and no row is marked for one to come.
     return settings.model_copy(update={"announce_seconds": 0.0})
-
-
-def _rows_after(url: str, after: Places, space: str) -> int:
-    """How many records of the archive there are to read, or some more: a file may be read in part."""
-    return sum(
-        file.rows
-        for manifest in archive.manifests(archive.Store(url))
-        for file in manifest.files
-        if (topic := topics.plain(file.topic, space)) in topics.FOLDED
-        and any(last >= after.get(topic, {}).get(p, 0) for p, (_, last) in file.ranges.items())
-    )
 
 
 def main() -> None:
