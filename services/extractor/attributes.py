@@ -20,6 +20,12 @@ WHOLE: Final = frozenset(
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
+def head_of(aspect: str) -> str:
+    """The word that the aspect is a kind of, in small letters: "cable" of "patch cable"; empty for the whole thing."""
+    words = _WORD.findall(aspect.casefold())
+    return words[-1] if words and words[-1] not in WHOLE else ""
+
+
 class Attributes:
     """Maps (aspect, opinion) to a name of the set: by its terms, else by the likeness of embeddings, else the last."""
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from shared.errors import FinestreamError, Unavailable
 
+Span: TypeAlias = tuple[int, int]  # code points [start, end)
 # Why a provider gave nothing for a text; labels of a metric.
 Failure = Literal[
     "refusal", "content_filter", "truncated", "invalid_json", "wrong_schema", "empty_answer", "rejected"
@@ -18,6 +19,7 @@ class Finding:
 
     `aspect` is what is judged: a word of the text, a name of the attribute set, or empty for the whole thing.
     `near` is where the quote should begin (code points); -1: not known. Stronger opinions are kept first.
+    `aspect_at` and `opinion_at` are where the words lie, from a provider that knows; None: nowhere, or not known.
     """
 
     aspect: str
@@ -26,6 +28,8 @@ class Finding:
     quote: str
     near: int = -1
     strength: float = 1.0
+    aspect_at: Span | None = None
+    opinion_at: Span | None = None
 
 
 class NothingUsable(FinestreamError):

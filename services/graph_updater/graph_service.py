@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from services.graph_updater import metrics
 from services.graph_updater.changes import Changes
@@ -96,6 +97,9 @@ class GraphService(graph_pb2_grpc.GraphServiceServicer):
             events.decode(topics.ERASURES, events.encode(erasure))
         except (InvalidEvent, UnicodeEncodeError) as error:
             raise InvalidRequest(str(error), "user_id") from None
+        # A producer's clock may be ahead, or ours behind: what is known is forgotten whatever its time.
+        for known in (await self._users.read([erasure.user_id])).values():
+            erasure = replace(erasure, erased_at=max(erasure.erased_at, watermark(known)))
         source = await self._sender.send(topics.ERASURES, erasure)
         position = position_pb2.Position(
             topic=source.topic, partition=source.partition, offset=source.offset, key=erasure.user_id

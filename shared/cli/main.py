@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from shared import logs
-from shared.cli import bundles, dlq, publish, settings_table
+from shared.cli import attributes, bundles, dlq, publish, settings_table
 from shared.cli.bench import bench
 from shared.cli.client import ClientSettings, connect
 from shared.cli.demo.command import demo
@@ -33,6 +33,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(publish.app, name="publish")
 app.add_typer(bundles.app, name="bundles")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(attributes.app, name="attributes")
 
 app.command(epilog="Example: finestream demo --reviews reviews.json.gz --json summary.json")(demo)
 app.command(epilog="Example: finestream evaluate gift_cards musical_instruments_time --workers 2")(evaluate)
@@ -127,6 +128,23 @@ def respace(
         sys.executable, "-m", "services.extractor.respace", "--of", of, *(["--from-start"] if from_start else []),
         *(["--despite-holes"] if despite_holes else []),
     ]  # fmt: skip
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+@app.command(
+    "evaluate-extraction",
+    epilog="Example: finestream evaluate-extraction --provider rules ../shared/data/absa_dmaste",
+)
+def evaluate_extraction(
+    data: Annotated[list[Path], typer.Argument(help="marked reviews, or folders with *dev* files of them")],
+    provider: Annotated[str, typer.Option(help="rules, spans or openai; empty: the extractor's setting")] = "",
+    json: Annotated[Path | None, typer.Option(help="keep the figures in this file; rows of others in it stay")] = None,
+    out: Annotated[Path | None, typer.Option(help="draw the file's figures into this document")] = None,
+) -> None:
+    """Hold what a provider finds against the pairs that people marked: precision, recall, F1, polarity, speed."""
+    options = {"--provider": provider or None, "--json": json, "--out": out}
+    given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
+    command = [sys.executable, "-m", "services.extractor.evaluate_extraction", *map(str, data), *given]
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 

@@ -31,7 +31,7 @@ class Extractor(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FINESTREAM_EXTRACTOR_", extra="ignore")
 
-    provider: str = "offline"
+    provider: str = "rules"
     embeddings: str = "local"
     version: int = 1
 

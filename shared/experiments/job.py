@@ -8,7 +8,6 @@ On stdout it tells how it goes, a line of JSON each: {"stage": ...}, {"epoch", "
 import hashlib
 import json
 import os
-import platform
 import resource
 import shutil
 import sys
@@ -29,6 +28,7 @@ from shared.experiments.cache import Outcome, keep, sources
 from shared.experiments.config import Experiment, Row
 from shared.experiments.slices import LIVE
 from shared.experiments.tasks import DataSpec, Task
+from shared.hardware import cpu
 from shared.models.evaluation import rank
 from shared.models.fitting import Fitted, Run
 from shared.models.registry import MODELS
@@ -160,13 +160,8 @@ def ask(task: Task, fitted: Fitted) -> tuple[Any, list[str], dict[str, float]]:
 
 def machine(device: str) -> str:
     """The hardware in words."""
-    name = platform.processor() or platform.machine()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    if device.startswith("cuda"):
-        name = f"{torch.cuda.get_device_name()}, {name}"
-    return f"{name}, {os.cpu_count()} cores, one thread a fit"
+    gpu = f"{torch.cuda.get_device_name()}, " if device.startswith("cuda") else ""
+    return f"{gpu}{cpu()}, one thread a fit"
 
 
 def _told(run: Run, stage: str, chosen: Mapping[str, Any], tell: Tell) -> Run:

@@ -1,13 +1,13 @@
 """What a benchmark gives: a number of ours beside a baseline's, and what it was measured on."""
 
-import os
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 
 from msgspec import Struct
+
+from shared.hardware import cpu
 
 
 class Figure(Struct, frozen=True, kw_only=True):
@@ -54,11 +54,4 @@ def hardware() -> str:
     import torch  # on use: what measures no model need not wait for it at the start
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{_cpu()}, {os.cpu_count()} cores, {gpu}"
-
-
-def _cpu() -> str:
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    return f"{cpu()}, {gpu}"

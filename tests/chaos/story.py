@@ -10,7 +10,7 @@ from shared.local.ledger import Sent
 USERS, ITEMS = 400, 120
 BASE: Final = 1_600_000_000.0
 DAY: Final = 86_400.0
-REVIEW_SHARE: Final = 0.02  # the offline extractor reads some 50 a second
+REVIEW_SHARE: Final = 0.02  # the rules read some 50 a second
 EDIT_SHARE: Final = 0.2  # of reviews: an earlier one again, with another text
 REPEAT_SHARE: Final = 0.1
 LATE_SHARE: Final = 0.1

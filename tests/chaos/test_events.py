@@ -1,5 +1,7 @@
-"""Events as bad as producers make them: in any order, repeated, days late, and from clocks that are wrong."""
+"""Events as bad as producers make them: in any order, repeated, days late, and clocks that are wrong, also our own."""
 
+import json
+import os
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -13,12 +15,14 @@ from shared.events import Item, Reason
 from shared.graph import fold
 from shared.graph.state import ItemNode, UserState
 from shared.local.ledger import CHUNK, Sent, chunks, id_of
-from tests.chaos.breaking import EVENTS, SEED, TIMEOUT_SECONDS, check
+from tests.chaos.breaking import EVENTS, SEED, TIMEOUT_SECONDS, check, forget, until_fresh
 from tests.chaos.story import DAY, story
 from tests.e2e.conftest import running
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(TIMEOUT_SECONDS)]
 MINUTE: Final = 60.0
+HOUR: Final = 3600.0
+SKEWED: Final = Path(__file__).with_name("skewed")  # sitecustomize.py, which puts clocks wrong
 RIGHT, DAYS_BEHIND, AHEAD, TOO_FAR_AHEAD = 0.0, -5 * DAY, 4 * MINUTE, 6 * MINUTE  # 5 minutes are taken
 CLOCKS: Final = (RIGHT, DAYS_BEHIND, AHEAD, TOO_FAR_AHEAD)
 
@@ -65,6 +69,31 @@ async def test_clocks_days_behind_or_minutes_ahead_are_taken_and_those_too_far_a
         assert await system.client.users(sorted(refused)) == {}
         print(f"wrong clocks: {len(dead)} of {len(told)} events refused; sent, drained and compared in"
               f" {time.monotonic() - began:.1f} s")  # fmt: skip
+
+
+async def test_services_whose_clocks_are_wrong_lose_nothing_and_forget_what_they_are_told_to(tmp_path: Path) -> None:
+    told = [e if isinstance(e, Item) else replace(e, ts=time.time() - e.ts % 100) for e in story(EVENTS, SEED)]
+    clocks = {
+        "extractor": 3 * HOUR,
+        "graph_updater": -3 * HOUR,
+        "archiver": 2 * HOUR,
+        "ranking": -HOUR,
+        "gateway": HOUR,
+    }
+    python = os.pathsep.join(filter(None, [str(SKEWED), os.environ.get("PYTHONPATH")]))
+    async with running(tmp_path, PYTHONPATH=python, SKEWED_CLOCKS=json.dumps(clocks)) as system:
+        began = time.monotonic()
+        await system.send(told)
+        seconds = await until_fresh(system)
+        gone = {"u1", "u2", "u3"}
+        for user in sorted(gone):
+            await forget(system, user)
+        found = await check(system, told)
+        assert {user for user, state in found.users.items() if state.erased_at} == gone
+        live = await system.client.users(sorted(gone))
+        assert [user for user, state in live.items() if state.interactions or state.reviews] == []
+        print(f"wrong clocks of services: newest event showed after {seconds:.1f} s; sent, forgotten, drained and"
+              f" compared in {time.monotonic() - began:.1f} s")  # fmt: skip
 
 
 def fact_of(event: Sent) -> tuple[str, float]:

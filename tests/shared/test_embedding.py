@@ -67,7 +67,7 @@ def test_a_vector_does_not_depend_on_its_batch(embedder: Embedder) -> None:
 def test_padding_is_not_attended_to(embedder: Embedder) -> None:
     # One batch by force, however unlike the lengths: what is padded must not change.
     encodings = embedder._tokenizer.encode_batch(TEXTS)
-    padded = embedder._encoder(*embedding._padded(encodings))
+    padded = embedder._encoder(*embedding.padded([encoding.ids for encoding in encodings]))
     assert np.abs(padded.numpy() - embedder.embed(TEXTS)).max() < 1e-5
 
 

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.extractor.extraction import Extraction
-from services.extractor.offline import MAX_SENTENCE_CHARS, Rules, sentences_of
+from services.extractor.offline import Rules
+from services.extractor.sentences import MAX_SENTENCE_CHARS, sentences_of
 from shared.events import MAX_QUOTE_CHARS
 
 

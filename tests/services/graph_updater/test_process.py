@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -291,6 +292,18 @@ async def test_a_forgotten_user_is_blank_everywhere_and_later_facts_of_before_st
     await until(blank, 20, "every slot of the user is blank, also those that the user's state no longer held")
     (node,) = await users_of(stub, ["gone"], after=[late.source])
     assert user_from_bytes(node.state).reviews == ()
+
+
+async def test_what_a_clock_that_is_ahead_has_told_is_forgotten_too(stub: Any, producer: Producer) -> None:
+    ahead = events.Interaction(event_id="e", user_id="early", item_id="gone-item", ts=time.time() + 200)
+    source = await producer.send(topics.INTERACTIONS, ahead)
+    (node,) = await users_of(stub, ["early"], after=[source])
+    assert len(user_from_bytes(node.state).interactions) == 1
+    answer = await stub.ForgetUser(graph_pb2.ForgetUserRequest(user_id="early"), timeout=10)
+    position = answer.position
+    erasure = Source(position.topic, position.partition, position.offset, BASE)
+    (node,) = await users_of(stub, ["early"], after=[erasure])
+    assert user_from_bytes(node.state).interactions == ()
 
 
 @pytest.mark.timeout(240)
