@@ -59,10 +59,12 @@ async def break_often(system: System, fault: Fault, name: str, faults: int = FAU
           f" drained and compared {time.monotonic() - began:.1f} s after the last event")  # fmt: skip
 
 
-async def forget(system: System, user_id: str) -> None:
+async def forget(system: System, user_id: str) -> float:
+    """Up to which time the user is forgotten."""
     async with rpc.channel(system.layout.env["FINESTREAM_GRAPH_ADDRESS"], GrpcSettings()) as channel:
         stub = graph_pb2_grpc.GraphServiceStub(channel)
-        await stub.ForgetUser(graph_pb2.ForgetUserRequest(user_id=user_id), timeout=30, wait_for_ready=True)
+        request = graph_pb2.ForgetUserRequest(user_id=user_id)
+        return float((await stub.ForgetUser(request, timeout=30, wait_for_ready=True)).erased_at)
 
 
 async def check(system: System, told: Sequence[Sent], dead: Mapping[str, Reason] | None = None) -> Archived:
