@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from shared.metrics import LATENCY_BUCKETS
 
@@ -31,6 +31,11 @@ EMBEDDING_SECONDS: Final = Histogram(
 CACHE: Final = Counter(
     "finestream_extractor_cache_lookups_total", "Look-ups of texts, phrases and aspects", ["cache", "outcome"]
 )
+ALLOWED_CALLS: Final = Gauge(
+    "finestream_extractor_allowed_calls", "Calls to the endpoint that may be in flight now: halved by each 429"
+)
+OPEN_CALLS: Final = Gauge("finestream_extractor_open_calls", "Calls to the endpoint in flight")
+RETRIES: Final = Counter("finestream_extractor_call_retries_total", "Calls that failed and were made again", ["reason"])
 TOKENS: Final = Counter("finestream_extractor_tokens_total", "Tokens that the endpoint charged", ["kind"])
 
 POLARITY_NAMES: Final = {-1: "negative", 0: "neutral", 1: "positive"}

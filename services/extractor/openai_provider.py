@@ -13,11 +13,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
-from openai import AsyncOpenAI, omit
 
 from services.extractor import metrics
 from services.extractor.findings import Answered, Finding, NothingUsable
-from services.extractor.openai_api import answer_of
+from services.extractor.openai_endpoint import Endpoint
 from services.extractor.quotes import locate
 from services.extractor.redaction import HIDDEN, redacted
 from services.extractor.settings import OpenAISettings
@@ -45,16 +44,21 @@ class Answer(Struct):
 
 
 class OpenAIProvider:
-    def __init__(self, client: AsyncOpenAI, settings: OpenAISettings, space: Space) -> None:
+    def __init__(self, endpoint: Endpoint, settings: OpenAISettings, space: Space) -> None:
         version, self._prompt = prompt_of(space)
         self.name = f"openai/{settings.model}+prompt-{version}"
-        self._client = client
+        self._endpoint = endpoint
         self._settings = settings
-        self._format: Any = {
-            "type": "json_schema",
-            "json_schema": {"name": "opinions", "strict": True, "schema": schema_of(space)},
+        self._asked: dict[str, Any] = {  # of every review
+            "model": settings.model,
+            "max_completion_tokens": settings.max_output_tokens,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "opinions", "strict": True, "schema": schema_of(space)},
+            },
         }
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        if settings.temperature >= 0:
+            self._asked["temperature"] = settings.temperature
 
     async def find(self, texts: Sequence[str]) -> list[Answered]:
         return await asyncio.gather(*map(self._answered, texts))
@@ -66,26 +70,20 @@ class OpenAIProvider:
             return answer
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._endpoint.close()
 
     async def _find(self, text: str) -> list[Finding]:
         """Raises NothingUsable, Unavailable."""
         shown = redacted(text[: self._settings.max_chars], self._settings.redact)
-        async with self._slots:
-            completion = await answer_of(
-                self._client.chat.completions.create(
-                    model=self._settings.model,
-                    messages=[
-                        {"role": "system", "content": self._prompt},
-                        {"role": "user", "content": json.dumps({"review": shown})},
-                    ],
-                    response_format=self._format,
-                    temperature=self._settings.temperature if self._settings.temperature >= 0 else omit,
-                    max_completion_tokens=self._settings.max_output_tokens,
-                )
-            )
+        completion = await self._endpoint.complete({**self._asked, "messages": self._messages(shown)})
         _count_tokens(completion)
         return [_finding(pair, text, shown) for pair in _parsed(_content_of(completion)).pairs]
+
+    def _messages(self, shown: str) -> list[dict[str, str]]:
+        return [
+            {"role": "system", "content": self._prompt},
+            {"role": "user", "content": json.dumps({"review": shown})},
+        ]
 
 
 def prompt_of(space: Space) -> tuple[str, str]:

@@ -1,23 +1,25 @@
 """From settings to who finds opinions and who embeds. Raises WrongSetting with one line for the operator."""
 
-from openai import AsyncOpenAI
-
 from services.extractor.embeddings import Embeddings, LocalEmbeddings
 from services.extractor.findings import Provider
 from services.extractor.lexicon import LexiconUnavailable
 from services.extractor.offline import ModelUnavailable, OfflineProvider, Rules
-from services.extractor.openai_api import OpenAIEmbeddings
+from services.extractor.openai_embeddings import OpenAIEmbeddings
+from services.extractor.openai_endpoint import Endpoint
 from services.extractor.openai_provider import OpenAIProvider
-from services.extractor.settings import ExtractorSettings, OpenAISettings
+from services.extractor.settings import ExtractorSettings
 from services.extractor.worker import Worker
 from shared.embedding import Embedder, EmbeddingUnavailable
 from shared.service import WrongSetting
 from shared.space import Space
 
 
-def provider_of(settings: ExtractorSettings, space: Space, worker: Worker) -> Provider:
+def provider_of(
+    settings: ExtractorSettings, space: Space, worker: Worker, endpoint: Endpoint | None = None
+) -> Provider:
+    """`endpoint`: the one that the embeddings share; None: one of its own, where it needs any."""
     if settings.provider == "openai":
-        return OpenAIProvider(_client(settings.openai), settings.openai, space)
+        return OpenAIProvider(endpoint or endpoint_of(settings), settings.openai, space)
     try:
         rules = Rules(settings.local.spacy_model, settings.max_chars, settings.max_sentences)
     except (ModelUnavailable, LexiconUnavailable) as error:
@@ -25,10 +27,14 @@ def provider_of(settings: ExtractorSettings, space: Space, worker: Worker) -> Pr
     return OfflineProvider(rules, worker)
 
 
-def embeddings_of(settings: ExtractorSettings, space: Space, worker: Worker) -> Embeddings:
+def embeddings_of(
+    settings: ExtractorSettings, space: Space, worker: Worker, endpoint: Endpoint | None = None
+) -> Embeddings:
     """Checked to be what the space was made with: vectors of two models cannot be compared."""
     if settings.embeddings == "openai":
-        embeddings: Embeddings = OpenAIEmbeddings(_client(settings.openai), settings.openai, space.embedding_dim)
+        embeddings: Embeddings = OpenAIEmbeddings(
+            endpoint or endpoint_of(settings), settings.openai, space.embedding_dim
+        )
         if embeddings.name != space.embedding:
             raise WrongSetting(
                 f"FINESTREAM_OPENAI_EMBEDDING_MODEL: space {space.name} is of {space.embedding}, not of"
@@ -47,13 +53,7 @@ def embeddings_of(settings: ExtractorSettings, space: Space, worker: Worker) -> 
     return embeddings
 
 
-def _client(settings: OpenAISettings) -> AsyncOpenAI:
-    key = settings.api_key.get_secret_value()
-    if not key and "api.openai.com" in settings.base_url:
+def endpoint_of(settings: ExtractorSettings) -> Endpoint:
+    if not settings.openai.api_key.get_secret_value() and "api.openai.com" in settings.openai.base_url:
         raise WrongSetting("FINESTREAM_OPENAI_API_KEY is required for https://api.openai.com")
-    return AsyncOpenAI(
-        base_url=settings.base_url,
-        api_key=key or "none",  # a server of one's own asks for none, but the client does
-        timeout=settings.timeout_seconds,
-        max_retries=settings.max_retries,
-    )
+    return Endpoint(settings.openai)

@@ -30,9 +30,12 @@ class OpenAISettings(BaseSettings):
     model: str = Field("gpt-4o-mini", min_length=1, description="must support structured output (json_schema)")
     embedding_model: str = Field("text-embedding-3-small", min_length=1)
     temperature: float = Field(0.0, le=2.0, description="below 0: not sent, for models that refuse it")
-    timeout_seconds: float = Field(30.0, gt=0, description="of one request")
+    timeout_seconds: float = Field(30.0, gt=0, description="of one try of a request")
     max_retries: int = Field(2, ge=0, le=10, description="of one request, with back-off, before the stream waits")
-    concurrency: int = Field(16, ge=1, le=1024, description="requests in flight")
+    total_seconds: float = Field(
+        120.0, gt=0, description="of one request from the moment it is asked for: no try begins later, the stream waits"
+    )
+    concurrency: int = Field(16, ge=1, le=1024, description="requests in flight at most; each 429 halves them")
     max_output_tokens: int = Field(700, ge=64, le=16_384)
     max_chars: int = Field(8000, ge=100, description="of a review that are sent")
     redact: Annotated[list[Kind], NoDecode, Listed] = Field(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -56,7 +57,19 @@ def count(counter: Counter, *labels: str) -> float:
     return float(counter.labels(*labels)._value.get())
 
 
-Script = list[tuple[int, Any]]  # status and JSON body (or text), one a request; the last is repeated
+@dataclass(frozen=True)
+class Reply:
+    """What the endpoint does with one request."""
+
+    status: int
+    body: Any  # JSON, or text as it is
+    headers: dict[str, str] = field(default_factory=lambda: {"retry-after-ms": "1"})
+    delay_seconds: float = 0.0  # before the first byte
+    cut: bool = False  # the connection, in the middle of the body
+
+
+Scripted = Reply | tuple[int, Any]  # a tuple: status and body
+Script = list[Scripted]  # one a request; the last is repeated
 
 
 def completion(content: str | None, finish: str = "stop", **message: Any) -> dict[str, Any]:
@@ -80,33 +93,38 @@ class Endpoint:
 
     base_url: str
     requests: list[dict[str, Any]]
+    times: list[float] = field(default_factory=list)  # of the requests, monotonic
     at_once: int = 0
     most_at_once: int = 0
 
 
 @asynccontextmanager
 async def endpoint(
-    script: Script | Callable[[dict[str, Any]], tuple[int, Any]], delay_seconds: float = 0.0
+    script: Script | Callable[[dict[str, Any]], Scripted], delay_seconds: float = 0.0
 ) -> AsyncIterator[Endpoint]:
     running = Endpoint("", [])
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         asked = await request.json()
         running.requests.append(asked)
+        running.times.append(time.monotonic())
         number = len(running.requests)
+        scripted = script(asked) if callable(script) else script[min(number, len(script)) - 1]
+        reply = scripted if isinstance(scripted, Reply) else Reply(*scripted)
         running.at_once += 1
         running.most_at_once = max(running.most_at_once, running.at_once)
-        await asyncio.sleep(delay_seconds)
-        running.at_once -= 1
-        status, body = script(asked) if callable(script) else script[min(number, len(script)) - 1]
-        headers = {"retry-after-ms": "1"}
-        if isinstance(body, str):
-            return web.Response(status=status, text=body, content_type="application/json", headers=headers)
-        return web.json_response(body, status=status, headers=headers)
+        try:
+            await asyncio.sleep(reply.delay_seconds or delay_seconds)
+        finally:
+            running.at_once -= 1
+        text = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
+        if reply.cut:
+            return await _cut(request, text)
+        return web.Response(status=reply.status, text=text, content_type="application/json", headers=reply.headers)
 
     app = web.Application()
     app.add_routes([web.post("/v1/chat/completions", handle), web.post("/v1/embeddings", handle)])
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -115,6 +133,16 @@ async def endpoint(
         yield running
     finally:
         await runner.cleanup()
+
+
+async def _cut(request: web.Request, text: str) -> web.StreamResponse:
+    """Half of what was announced, and then nothing more."""
+    response = web.StreamResponse(headers={"Content-Length": str(len(text.encode()))})
+    await response.prepare(request)
+    await response.write(text.encode()[: len(text) // 2])
+    if request.transport is not None:
+        request.transport.abort()
+    return response
 
 
 def settings_for(base_url: str, **openai: Any) -> ExtractorSettings:
