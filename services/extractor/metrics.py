@@ -36,6 +36,16 @@ ALLOWED_CALLS: Final = Gauge(
 )
 OPEN_CALLS: Final = Gauge("finestream_extractor_open_calls", "Calls to the endpoint in flight")
 RETRIES: Final = Counter("finestream_extractor_call_retries_total", "Calls that failed and were made again", ["reason"])
-TOKENS: Final = Counter("finestream_extractor_tokens_total", "Tokens that the endpoint charged", ["kind"])
+# Of models only the configured ones are labels, whatever the endpoint calls itself.
+TOKENS: Final = Counter(
+    "finestream_extractor_tokens_total",
+    "Tokens that the endpoint charged: prompt (new to it), cached (of a prompt that it knew), completion, embedding",
+    ["kind", "model"],
+)
+COST: Final = Counter(
+    "finestream_extractor_cost_usd_total",
+    "What the endpoint charged by FINESTREAM_OPENAI_PRICES; no series for a model without a price",
+    ["model"],
+)
 
 POLARITY_NAMES: Final = {-1: "negative", 0: "neutral", 1: "positive"}

@@ -5,7 +5,6 @@ from typing import Final
 
 import numpy as np
 
-from services.extractor import metrics
 from services.extractor.findings import NothingUsable
 from services.extractor.openai_endpoint import Endpoint
 from services.extractor.redaction import redacted
@@ -36,15 +35,11 @@ class OpenAIEmbeddings:
 
     async def _part(self, texts: list[str]) -> Floats:
         try:
-            answer = await self._endpoint.calls(
-                lambda: self._endpoint.client.embeddings.create(
-                    model=self.name, input=texts, dimensions=self.dim, encoding_format="float"
-                )
+            answer = await self._endpoint.embed(
+                {"model": self.name, "input": texts, "dimensions": self.dim, "encoding_format": "float"}
             )
         except NothingUsable as error:  # no text of ours is at fault, so the endpoint is
             raise Unavailable(f"the embeddings endpoint does not take our request: {error.reason}") from error
-        if answer.usage:
-            metrics.TOKENS.labels("embedding").inc(answer.usage.total_tokens)
         rows = sorted(answer.data or [], key=lambda row: row.index)
         if [len(row.embedding) for row in rows] != [self.dim] * len(texts):
             raise Unavailable(f"the endpoint's embeddings are not {len(texts)} vectors of {self.dim} numbers")

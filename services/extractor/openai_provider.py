@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from services.extractor import metrics
 from services.extractor.findings import Answered, Finding, NothingUsable
 from services.extractor.openai_endpoint import Endpoint
 from services.extractor.quotes import locate
@@ -76,7 +75,6 @@ class OpenAIProvider:
         """Raises NothingUsable, Unavailable."""
         shown = redacted(text[: self._settings.max_chars], self._settings.redact)
         completion = await self._endpoint.complete({**self._asked, "messages": self._messages(shown)})
-        _count_tokens(completion)
         return [_finding(pair, text, shown) for pair in _parsed(_content_of(completion)).pairs]
 
     def _messages(self, shown: str) -> list[dict[str, str]]:
@@ -148,10 +146,3 @@ def _finding(pair: AnsweredPair, text: str, shown: str) -> Finding:
     span = locate(shown, pair.quote) if HIDDEN in pair.quote else None
     quote, near = (text[slice(*span)], span[0]) if span else (pair.quote, -1)
     return Finding(pair.attribute, pair.opinion, _POLARITY[pair.polarity], quote, near)
-
-
-def _count_tokens(completion: Any) -> None:
-    usage = getattr(completion, "usage", None)
-    if usage is not None:
-        metrics.TOKENS.labels("prompt").inc(usage.prompt_tokens or 0)
-        metrics.TOKENS.labels("completion").inc(usage.completion_tokens or 0)

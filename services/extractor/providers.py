@@ -9,9 +9,12 @@ from services.extractor.openai_endpoint import Endpoint
 from services.extractor.openai_provider import OpenAIProvider
 from services.extractor.settings import ExtractorSettings
 from services.extractor.worker import Worker
+from shared import logs
 from shared.embedding import Embedder, EmbeddingUnavailable
 from shared.service import WrongSetting
 from shared.space import Space
+
+log = logs.get(__name__)
 
 
 def provider_of(
@@ -56,4 +59,13 @@ def embeddings_of(
 def endpoint_of(settings: ExtractorSettings) -> Endpoint:
     if not settings.openai.api_key.get_secret_value() and "api.openai.com" in settings.openai.base_url:
         raise WrongSetting("FINESTREAM_OPENAI_API_KEY is required for https://api.openai.com")
+    for model in _models(settings):
+        if model not in settings.openai.prices:
+            log.warning("the model has no price: what it costs is not counted", model=model)
     return Endpoint(settings.openai)
+
+
+def _models(settings: ExtractorSettings) -> list[str]:
+    """Those that are paid for."""
+    models = {settings.openai.model: settings.provider, settings.openai.embedding_model: settings.embeddings}
+    return [model for model, by in models.items() if by == "openai"]

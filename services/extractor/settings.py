@@ -1,8 +1,9 @@
 """Settings of the extractor: FINESTREAM_EXTRACTOR_*, FINESTREAM_OPENAI_*, and where the local models lie."""
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.extractor.redaction import Kind
@@ -18,6 +19,28 @@ class LocalModelSettings(BaseSettings):
         "", description="folder with config.json, model.safetensors, tokenizer.json; empty: the bundled MiniLM"
     )
     spacy_model: str = Field("", description="package or folder of a spaCy pipeline; empty: the bundled en_core_web_sm")
+
+
+class Price(BaseModel):
+    """USD for a million tokens; `cached`: of a prompt that the endpoint has seen before, as `input` where not set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: float = Field(ge=0)
+    output: float = Field(0.0, ge=0)
+    cached: float | None = Field(None, ge=0)
+
+
+PRICES: Final = {
+    "gpt-4o-mini": Price(input=0.15, output=0.6, cached=0.075),
+    "text-embedding-3-small": Price(input=0.02),
+}
+
+
+def _with_defaults(given: Any) -> Any:
+    """The given prices win over ours; JSON where they come from a variable."""
+    given = json.loads(given or "{}") if isinstance(given, str) else given
+    return {**PRICES, **given} if isinstance(given, dict) else given
 
 
 class OpenAISettings(BaseSettings):
@@ -38,6 +61,10 @@ class OpenAISettings(BaseSettings):
     concurrency: int = Field(16, ge=1, le=1024, description="requests in flight at most; each 429 halves them")
     max_output_tokens: int = Field(700, ge=64, le=16_384)
     max_chars: int = Field(8000, ge=100, description="of a review that are sent")
+    prices: Annotated[dict[str, Price], NoDecode, BeforeValidator(_with_defaults)] = Field(
+        PRICES,
+        description="USD for a million tokens by model, as JSON; adds to these, which OpenAI published in June 2026",
+    )
     redact: Annotated[list[Kind], NoDecode, Listed] = Field(
         ["addresses", "numbers"],
         description="hidden in what is sent: e-mail addresses, phone numbers; comma-separated, empty: nothing",

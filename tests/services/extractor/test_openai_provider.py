@@ -51,7 +51,7 @@ def extract(extraction_by: Make, general: Space, worker: Worker) -> Callable[...
 
 
 async def test_a_good_answer_becomes_pairs_with_their_places(extract: Callable[..., Any]) -> None:
-    tokens = count(metrics.TOKENS, "prompt")
+    tokens = count(metrics.TOKENS, "prompt", "gpt-4o-mini")
     async with endpoint([(200, GOOD)]) as running:
         extracted = await extract(running.base_url)
     assert [(p.attribute, p.phrase, p.polarity, p.quote) for p in extracted.pairs] == [
@@ -59,7 +59,7 @@ async def test_a_good_answer_becomes_pairs_with_their_places(extract: Callable[.
         ("appearance", "gorgeous", 1, "screen is gorgeous"),
     ]
     assert all(TEXT[p.start : p.end] == p.quote for p in extracted.pairs)
-    assert count(metrics.TOKENS, "prompt") == tokens + 11
+    assert count(metrics.TOKENS, "prompt", "gpt-4o-mini") == tokens + 11
 
 
 async def test_the_review_is_sent_as_data_and_the_instructions_are_fixed(
