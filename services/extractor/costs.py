@@ -26,6 +26,12 @@ def cost(price: Price, usage: Usage) -> float:
     return (read + usage.completion * price.output) / TOKENS_PRICED
 
 
+def most(price: Price, usage: Usage) -> float:
+    """USD that the usage costs at most, whatever of its prompt the endpoint has seen before."""
+    dearest = max(price.input, price.cached or 0.0)
+    return cost(Price(input=dearest, output=price.output), usage)
+
+
 def usage_of_completion(answer: Any) -> Usage | None:
     """None where it is not known. `answer` is what the client made of any JSON: no field of it is sure to be there."""
     usage = getattr(answer, "usage", None)

@@ -48,4 +48,9 @@ COST: Final = Counter(
     ["model"],
 )
 
+BUDGET_LEFT: Final = Gauge(
+    "finestream_extractor_budget_left_dollars", "What this replica may still spend today; infinite without a budget"
+)
+BUDGET_LEFT.set(float("inf"))
+
 POLARITY_NAMES: Final = {-1: "negative", 0: "neutral", 1: "positive"}

@@ -22,6 +22,11 @@ _REJECTED: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
 _MISCONFIGURED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 _NO_MONEY: Final = "insufficient_quota"  # the code of a 429 that does not pass by waiting
 
+# A model behind a gateway that gave up waiting may have answered it all the same.
+_MAY_HAVE_WORKED: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.GATEWAY_TIMEOUT)
+# By name: which library of HTTP there is, is the client's choice.
+_BEFORE_SENDING: Final = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
@@ -60,6 +65,13 @@ def _trouble_of_status(error: openai.APIStatusError) -> Trouble:
         return Trouble("timeout", asked_seconds=asked)
     passes_soon = status == HTTPStatus.CONFLICT or status >= HTTPStatus.INTERNAL_SERVER_ERROR
     return Trouble("server_error", passes_soon, asked)
+
+
+def is_free(error: openai.OpenAIError) -> bool:
+    """Whether it is sure that nothing is charged: the endpoint said no, or the request never left."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code not in _MAY_HAVE_WORKED
+    return type(error.__cause__).__name__ in _BEFORE_SENDING
 
 
 def asked_seconds(headers: Mapping[str, str], now: float) -> float | None:

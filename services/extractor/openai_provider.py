@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from services.extractor.findings import Answered, Finding, NothingUsable
+from services.extractor.findings import Answered, Finding, Found, NothingUsable
 from services.extractor.openai_endpoint import Endpoint
 from services.extractor.quotes import locate
 from services.extractor.redaction import HIDDEN, redacted
@@ -71,11 +71,12 @@ class OpenAIProvider:
     async def close(self) -> None:
         await self._endpoint.close()
 
-    async def _find(self, text: str) -> list[Finding]:
+    async def _find(self, text: str) -> Found:
         """Raises NothingUsable, Unavailable."""
         shown = redacted(text[: self._settings.max_chars], self._settings.redact)
         completion = await self._endpoint.complete({**self._asked, "messages": self._messages(shown)})
-        return [_finding(pair, text, shown) for pair in _parsed(_content_of(completion)).pairs]
+        pairs = _parsed(_content_of(completion)).pairs
+        return Found([_finding(pair, text, shown) for pair in pairs], self.name)
 
     def _messages(self, shown: str) -> list[dict[str, str]]:
         return [

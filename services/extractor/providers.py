@@ -1,5 +1,6 @@
 """From settings to who finds opinions and who embeds. Raises WrongSetting with one line for the operator."""
 
+from services.extractor.budget import Budget, Damaged
 from services.extractor.embeddings import Embeddings, LocalEmbeddings
 from services.extractor.findings import Provider
 from services.extractor.lexicon import LexiconUnavailable
@@ -7,6 +8,7 @@ from services.extractor.offline import ModelUnavailable, OfflineProvider, Rules
 from services.extractor.openai_embeddings import OpenAIEmbeddings
 from services.extractor.openai_endpoint import Endpoint
 from services.extractor.openai_provider import OpenAIProvider
+from services.extractor.over_budget import OfflineOverBudget
 from services.extractor.settings import ExtractorSettings
 from services.extractor.worker import Worker
 from shared import logs
@@ -21,12 +23,19 @@ def provider_of(
     settings: ExtractorSettings, space: Space, worker: Worker, endpoint: Endpoint | None = None
 ) -> Provider:
     """`endpoint`: the one that the embeddings share; None: one of its own, where it needs any."""
-    if settings.provider == "openai":
-        return OpenAIProvider(endpoint or endpoint_of(settings), settings.openai, space)
+    if settings.provider == "offline":
+        return _offline(settings, worker)
+    paid = OpenAIProvider(endpoint or endpoint_of(settings), settings.openai, space)
+    if settings.openai.daily_budget_usd and settings.openai.over_budget == "offline":
+        return OfflineOverBudget(paid, _offline(settings, worker))
+    return paid
+
+
+def _offline(settings: ExtractorSettings, worker: Worker) -> Provider:
     try:
         rules = Rules(settings.local.spacy_model, settings.max_chars, settings.max_sentences)
     except (ModelUnavailable, LexiconUnavailable) as error:
-        raise WrongSetting(f"FINESTREAM_EXTRACTOR_PROVIDER=offline: {error}") from None
+        raise WrongSetting(f"the offline provider: {error}") from None
     return OfflineProvider(rules, worker)
 
 
@@ -61,8 +70,21 @@ def endpoint_of(settings: ExtractorSettings) -> Endpoint:
         raise WrongSetting("FINESTREAM_OPENAI_API_KEY is required for https://api.openai.com")
     for model in _models(settings):
         if model not in settings.openai.prices:
+            if settings.openai.daily_budget_usd:
+                raise WrongSetting(
+                    f"FINESTREAM_OPENAI_DAILY_BUDGET_USD: {model} has no price in FINESTREAM_OPENAI_PRICES"
+                )
             log.warning("the model has no price: what it costs is not counted", model=model)
-    return Endpoint(settings.openai)
+    return Endpoint(settings.openai, _budget(settings))
+
+
+def _budget(settings: ExtractorSettings) -> Budget | None:
+    if not settings.openai.daily_budget_usd:
+        return None
+    try:
+        return Budget(settings.state, settings.openai.daily_budget_usd)
+    except (Damaged, OSError) as error:
+        raise WrongSetting(f"FINESTREAM_EXTRACTOR_STATE={settings.state}: {error}") from None
 
 
 def _models(settings: ExtractorSettings) -> list[str]:

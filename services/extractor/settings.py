@@ -1,6 +1,7 @@
 """Settings of the extractor: FINESTREAM_EXTRACTOR_*, FINESTREAM_OPENAI_*, and where the local models lie."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -48,6 +49,12 @@ class OpenAISettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FINESTREAM_OPENAI_", extra="ignore")
 
+    daily_budget_usd: float = Field(
+        0.0, ge=0, description="that each replica may spend in a day (UTC), by FINESTREAM_OPENAI_PRICES; 0: no limit"
+    )
+    over_budget: Literal["wait", "offline"] = Field(
+        "wait", description="when it is spent: wait for the next day, or let the offline provider find the opinions"
+    )
     base_url: str = Field("https://api.openai.com/v1", min_length=1, description="any OpenAI-compatible endpoint")
     api_key: SecretStr = SecretStr("")
     model: str = Field("gpt-4o-mini", min_length=1, description="must support structured output (json_schema)")
@@ -78,6 +85,7 @@ class ExtractorSettings(ServiceSettings):
 
     port: int = Field(50052, ge=0, le=65535, description="gRPC port; 0: any free one")
     metrics_port: int = Field(9102, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free")
+    state: Path = Field(Path(".run/extractor"), description="folder of what an LLM was paid today")
     provider: Literal["offline", "openai"] = Field("offline", description="who finds opinions in reviews")
     embeddings: Literal["local", "openai"] = Field("local", description="who embeds phrases and texts")
     version: int = Field(1, ge=1, description="raise it when better pairs shall replace those already extracted")

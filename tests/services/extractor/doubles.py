@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import Counter
 
-from services.extractor.findings import Answered
+from services.extractor.findings import Answered, Finding, Found, NothingUsable
 from services.extractor.settings import ExtractorSettings, OpenAISettings
 from shared.errors import Unavailable
 from shared.events import Event, Source
@@ -37,13 +37,14 @@ class Sent:
 class Saying:
     """A provider that answers from a table, and remembers what it was asked."""
 
-    answers: dict[str, Answered]
+    answers: dict[str, list[Finding] | NothingUsable | Unavailable]
     name: str = "saying/test"
     asked: list[str] = field(default_factory=list)
 
     async def find(self, texts: Sequence[str]) -> list[Answered]:
         self.asked.extend(texts)
-        return [self.answers.get(text, []) for text in texts]
+        answers = [self.answers.get(text, []) for text in texts]
+        return [Found(answer, self.name) if isinstance(answer, list) else answer for answer in answers]
 
     async def close(self) -> None:
         """Nothing is open."""

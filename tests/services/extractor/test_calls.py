@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.extractor import calls, metrics
-from services.extractor.findings import NothingUsable, Provider
+from services.extractor.findings import Found, NothingUsable, Provider
 from services.extractor.openai_api import asked_seconds
 from services.extractor.providers import provider_of
 from services.extractor.settings import ExtractorSettings
@@ -24,6 +24,7 @@ from tests.services.extractor.doubles import Reply, Scripted, answering, complet
 GOOD = answering()
 ERROR = {"error": {"message": "no", "type": "x", "code": None}}
 NO_MONEY = {"error": {"message": "no", "type": "insufficient_quota", "code": "insufficient_quota"}}
+NOTHING = Found([], "openai/gpt-4o-mini+prompt-1")
 NOW = 1_700_000_000.0
 
 
@@ -54,7 +55,7 @@ async def found(base_url: str, general: Space, worker: Worker, *texts: str, **op
 )  # fmt: skip
 async def test_what_passes_is_tried_again(first: Reply, general: Space, worker: Worker) -> None:
     async with endpoint([first, (200, GOOD)]) as running:
-        assert await found(running.base_url, general, worker, "text", timeout_seconds=0.5) == [[]]
+        assert await found(running.base_url, general, worker, "text", timeout_seconds=0.5) == [NOTHING]
         assert len(running.requests) == 2
 
 
@@ -72,7 +73,7 @@ async def test_what_does_not_pass_must_wait_with_its_reason(
 ) -> None:
     before = count(metrics.FAILURES, reason)
     async with endpoint([reply]) as running:
-        [answer] = await found(running.base_url, general, worker, "text", timeout_seconds=0.2)
+        [answer] = await found(running.base_url, general, worker, "text", timeout_seconds=0.5)
         assert len(running.requests) == requests
     assert isinstance(answer, Unavailable)
     assert reason in str(answer)
@@ -107,7 +108,7 @@ async def test_in_a_mix_each_ends_as_documented_and_none_blocks_or_loses_another
     for text, answer in zip(texts, answers, strict=True):
         end = ends.get(text)
         if end is None:
-            assert [finding.opinion for finding in answer] == ["warm"], text
+            assert [finding.opinion for finding in answer.findings] == ["warm"], text
         elif isinstance(end, str):
             assert isinstance(answer, NothingUsable)
             assert answer.reason == end
@@ -119,7 +120,7 @@ async def test_a_429_makes_every_call_wait_and_halves_the_calls_in_flight(genera
     busy = Reply(429, ERROR, headers={"retry-after": "0.4"})
     async with endpoint([busy, *[(200, GOOD)] * 20], delay_seconds=0.05) as running:
         answers = await found(running.base_url, general, worker, *(f"text {n}" for n in range(12)), concurrency=4)
-        assert answers == [[]] * 12
+        assert answers == [NOTHING] * 12
         together, later = running.times[:4], running.times[4:]
         assert later[0] - together[0] >= 0.4, "all wait"
         assert len(later) == 9
@@ -201,5 +202,5 @@ async def test_a_call_that_is_cancelled_gives_its_place_back(general: Space, wor
             while not running.requests:
                 await asyncio.sleep(0.01)
         first.cancel()
-        assert await provider.find(["two"]) == [[]]
+        assert await provider.find(["two"]) == [NOTHING]
         await provider.close()

@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 
 from services.extractor import metrics
 from services.extractor.costs import Usage, cost
+from services.extractor.findings import Found
 from services.extractor.providers import embeddings_of, provider_of
 from services.extractor.settings import ExtractorSettings, OpenAISettings, Price
 from services.extractor.worker import Worker
@@ -28,7 +29,7 @@ def charged(usage: Any) -> dict[str, Any]:
 async def find(general: Space, worker: Worker, usage: Any, **openai: Any) -> None:
     async with endpoint([(200, charged(usage))]) as running:
         provider = provider_of(settings_for(running.base_url, **openai), general, worker)
-        assert await provider.find(["text"]) == [[]]
+        assert await provider.find(["text"]) == [Found([], provider.name)]
         await provider.close()
 
 
