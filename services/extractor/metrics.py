@@ -48,6 +48,11 @@ COST: Final = Counter(
     ["model"],
 )
 
+PAID_ANSWERS_TROUBLE: Final = Counter(
+    "finestream_extractor_paid_answers_trouble_total",
+    "Answers kept on disk that are damaged, and reads and writes of them that failed",
+    ["kind"],
+)
 BUDGET_LEFT: Final = Gauge(
     "finestream_extractor_budget_left_dollars", "What this replica may still spend today; infinite without a budget"
 )

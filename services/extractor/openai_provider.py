@@ -20,7 +20,7 @@ from services.extractor.quotes import locate
 from services.extractor.redaction import HIDDEN, redacted
 from services.extractor.settings import OpenAISettings
 from shared.errors import Unavailable
-from shared.events import MAX_QUOTE_CHARS
+from shared.events import MAX_QUOTE_CHARS, content_hash
 from shared.graph.state import MAX_PAIRS_PER_REVIEW
 from shared.space import Space
 
@@ -58,6 +58,8 @@ class OpenAIProvider:
         }
         if settings.temperature >= 0:
             self._asked["temperature"] = settings.temperature
+        told = json.dumps([self._asked, self._prompt, settings.max_chars, sorted(settings.redact)], sort_keys=True)
+        self.setup = content_hash(told)  # whatever its answers depend on, but the text
 
     async def find(self, texts: Sequence[str]) -> list[Answered]:
         return await asyncio.gather(*map(self._answered, texts))

@@ -9,6 +9,8 @@ from services.extractor.openai_embeddings import OpenAIEmbeddings
 from services.extractor.openai_endpoint import Endpoint
 from services.extractor.openai_provider import OpenAIProvider
 from services.extractor.over_budget import OfflineOverBudget
+from services.extractor.paid_answers import PaidAnswers
+from services.extractor.paid_once import PaidOnce
 from services.extractor.settings import ExtractorSettings
 from services.extractor.worker import Worker
 from shared import logs
@@ -25,10 +27,19 @@ def provider_of(
     """`endpoint`: the one that the embeddings share; None: one of its own, where it needs any."""
     if settings.provider == "offline":
         return _offline(settings, worker)
-    paid = OpenAIProvider(endpoint or endpoint_of(settings), settings.openai, space)
+    openai = OpenAIProvider(endpoint or endpoint_of(settings), settings.openai, space)
+    paid = _paid_once(openai, settings) if settings.openai.kept_answers else openai
     if settings.openai.daily_budget_usd and settings.openai.over_budget == "offline":
         return OfflineOverBudget(paid, _offline(settings, worker))
     return paid
+
+
+def _paid_once(paid: OpenAIProvider, settings: ExtractorSettings) -> Provider:
+    try:
+        answers = PaidAnswers(settings.state, settings.openai.kept_answers, settings.openai.kept_days)
+    except OSError as error:
+        raise WrongSetting(f"FINESTREAM_EXTRACTOR_STATE={settings.state}: {error}") from None
+    return PaidOnce(paid, paid.setup, answers)
 
 
 def _offline(settings: ExtractorSettings, worker: Worker) -> Provider:

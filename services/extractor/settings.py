@@ -55,6 +55,10 @@ class OpenAISettings(BaseSettings):
     over_budget: Literal["wait", "offline"] = Field(
         "wait", description="when it is spent: wait for the next day, or let the offline provider find the opinions"
     )
+    kept_answers: int = Field(
+        200_000, ge=0, description="kept on disk so that no text is paid for twice, the newest; 0: none"
+    )
+    kept_days: float = Field(30.0, gt=0, description="that an answer is kept, which quotes its review")
     base_url: str = Field("https://api.openai.com/v1", min_length=1, description="any OpenAI-compatible endpoint")
     api_key: SecretStr = SecretStr("")
     model: str = Field("gpt-4o-mini", min_length=1, description="must support structured output (json_schema)")
@@ -85,7 +89,7 @@ class ExtractorSettings(ServiceSettings):
 
     port: int = Field(50052, ge=0, le=65535, description="gRPC port; 0: any free one")
     metrics_port: int = Field(9102, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free")
-    state: Path = Field(Path(".run/extractor"), description="folder of what an LLM was paid today")
+    state: Path = Field(Path(".run/extractor"), description="folder of what an LLM was paid today, and of its answers")
     provider: Literal["offline", "openai"] = Field("offline", description="who finds opinions in reviews")
     embeddings: Literal["local", "openai"] = Field("local", description="who embeds phrases and texts")
     version: int = Field(1, ge=1, description="raise it when better pairs shall replace those already extracted")

@@ -148,5 +148,6 @@ async def _cut(request: web.Request, text: str) -> web.StreamResponse:
 
 def settings_for(base_url: str, **openai: Any) -> ExtractorSettings:
     return ExtractorSettings(
-        provider="openai", openai=OpenAISettings(base_url=base_url, **{"timeout_seconds": 5.0, **openai})
+        provider="openai",
+        openai=OpenAISettings(base_url=base_url, **{"timeout_seconds": 5.0, "kept_answers": 0, **openai}),
     )
