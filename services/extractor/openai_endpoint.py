@@ -38,7 +38,7 @@ class Endpoint:
     async def complete(self, asked: dict[str, Any]) -> ChatCompletion:
         """The answer of the model. Raises NothingUsable, OverBudget, Unavailable."""
         model = self._settings.model
-        most = Usage(prompt=_most_tokens(asked), completion=self._settings.max_output_tokens)
+        most = Usage(prompt=most_tokens(asked), completion=self._settings.max_output_tokens)
 
         async def request() -> ChatCompletion:
             return await self._client.post("/chat/completions", body=asked, cast_to=ChatCompletion)
@@ -48,7 +48,7 @@ class Endpoint:
     async def embed(self, asked: dict[str, Any]) -> CreateEmbeddingResponse:
         """The answer of the embedding model. Raises NothingUsable, OverBudget, Unavailable."""
         model = self._settings.embedding_model
-        most = Usage(embedding=_most_tokens(asked))
+        most = Usage(embedding=most_tokens(asked))
 
         async def request() -> CreateEmbeddingResponse:
             return await self._client.post("/embeddings", body=asked, cast_to=CreateEmbeddingResponse)
@@ -93,6 +93,6 @@ class Endpoint:
             raise
 
 
-def _most_tokens(asked: dict[str, Any]) -> int:
+def most_tokens(asked: dict[str, Any]) -> int:
     """Of what is sent: no token is shorter than a byte, and what frames the messages is longer in JSON."""
     return len(msgspec.json.encode(asked))

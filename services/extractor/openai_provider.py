@@ -42,13 +42,14 @@ class Answer(Struct):
     pairs: list[AnsweredPair]
 
 
-class OpenAIProvider:
-    def __init__(self, endpoint: Endpoint, settings: OpenAISettings, space: Space) -> None:
+class Asking:
+    """What is sent about a text; `setup` names all of it but the text."""
+
+    def __init__(self, settings: OpenAISettings, space: Space) -> None:
         version, self._prompt = prompt_of(space)
         self.name = f"openai/{settings.model}+prompt-{version}"
-        self._endpoint = endpoint
         self._settings = settings
-        self._asked: dict[str, Any] = {  # of every review
+        self._always: dict[str, Any] = {
             "model": settings.model,
             "max_completion_tokens": settings.max_output_tokens,
             "response_format": {
@@ -57,9 +58,27 @@ class OpenAIProvider:
             },
         }
         if settings.temperature >= 0:
-            self._asked["temperature"] = settings.temperature
-        told = json.dumps([self._asked, self._prompt, settings.max_chars, sorted(settings.redact)], sort_keys=True)
-        self.setup = content_hash(told)  # whatever its answers depend on, but the text
+            self._always["temperature"] = settings.temperature
+        told = [self._always, self._prompt, settings.max_chars, sorted(settings.redact)]
+        self.setup = content_hash(json.dumps(told, sort_keys=True))
+
+    def shown(self, text: str) -> str:
+        """As much of the text as leaves."""
+        return redacted(text[: self._settings.max_chars], self._settings.redact)
+
+    def request(self, shown: str) -> dict[str, Any]:
+        messages = [
+            {"role": "system", "content": self._prompt},
+            {"role": "user", "content": json.dumps({"review": shown})},
+        ]
+        return {**self._always, "messages": messages}
+
+
+class OpenAIProvider:
+    def __init__(self, endpoint: Endpoint, asking: Asking) -> None:
+        self.name = asking.name
+        self._asking = asking
+        self._endpoint = endpoint
 
     async def find(self, texts: Sequence[str]) -> list[Answered]:
         return await asyncio.gather(*map(self._answered, texts))
@@ -75,16 +94,10 @@ class OpenAIProvider:
 
     async def _find(self, text: str) -> Found:
         """Raises NothingUsable, Unavailable."""
-        shown = redacted(text[: self._settings.max_chars], self._settings.redact)
-        completion = await self._endpoint.complete({**self._asked, "messages": self._messages(shown)})
+        shown = self._asking.shown(text)
+        completion = await self._endpoint.complete(self._asking.request(shown))
         pairs = _parsed(_content_of(completion)).pairs
         return Found([_finding(pair, text, shown) for pair in pairs], self.name)
-
-    def _messages(self, shown: str) -> list[dict[str, str]]:
-        return [
-            {"role": "system", "content": self._prompt},
-            {"role": "user", "content": json.dumps({"review": shown})},
-        ]
 
 
 def prompt_of(space: Space) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from services.extractor.lexicon import LexiconUnavailable
 from services.extractor.offline import ModelUnavailable, OfflineProvider, Rules
 from services.extractor.openai_embeddings import OpenAIEmbeddings
 from services.extractor.openai_endpoint import Endpoint
-from services.extractor.openai_provider import OpenAIProvider
+from services.extractor.openai_provider import Asking, OpenAIProvider
 from services.extractor.over_budget import OfflineOverBudget
 from services.extractor.paid_answers import PaidAnswers
 from services.extractor.paid_once import PaidOnce
@@ -27,19 +27,21 @@ def provider_of(
     """`endpoint`: the one that the embeddings share; None: one of its own, where it needs any."""
     if settings.provider == "offline":
         return _offline(settings, worker)
-    openai = OpenAIProvider(endpoint or endpoint_of(settings), settings.openai, space)
-    paid = _paid_once(openai, settings) if settings.openai.kept_answers else openai
+    asking = Asking(settings.openai, space)
+    paid: Provider = OpenAIProvider(endpoint or endpoint_of(settings), asking)
+    if settings.openai.kept_answers:
+        paid = _paid_once(paid, asking.setup, settings)
     if settings.openai.daily_budget_usd and settings.openai.over_budget == "offline":
         return OfflineOverBudget(paid, _offline(settings, worker))
     return paid
 
 
-def _paid_once(paid: OpenAIProvider, settings: ExtractorSettings) -> Provider:
+def _paid_once(paid: Provider, setup: str, settings: ExtractorSettings) -> Provider:
     try:
         answers = PaidAnswers(settings.state, settings.openai.kept_answers, settings.openai.kept_days)
     except OSError as error:
         raise WrongSetting(f"FINESTREAM_EXTRACTOR_STATE={settings.state}: {error}") from None
-    return PaidOnce(paid, paid.setup, answers)
+    return PaidOnce(paid, setup, answers)
 
 
 def _offline(settings: ExtractorSettings, worker: Worker) -> Provider:

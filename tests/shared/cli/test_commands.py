@@ -12,7 +12,7 @@ from shared.cli.main import app
 
 runner = CliRunner()
 LEAVES = [
-    ["up"], ["demo"], ["replay"], ["rank"], ["train"], ["evaluate"], ["verify"], ["rebuild"], ["respace"], ["bench"],
+    ["up"], ["demo"], ["replay"], ["rank"], ["train"], ["evaluate"], ["verify"], ["rebuild"], ["respace"], ["extract"], ["bench"],
     ["schema"], ["settings"],
     ["publish", "click"], ["publish", "review"], ["publish", "item"],
     ["bundles", "list"], ["bundles", "rollback"], ["dlq", "list"], ["dlq", "show"], ["dlq", "replay"],
