@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from prometheus_client import Counter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -49,9 +48,9 @@ class Summary:
 
     def charged(self) -> None:
         """Read what this process has counted so far."""
-        self.dropped_quotes = int(_by(metrics.DROPPED, "reason").get("quote_not_found", 0))
-        self.tokens = {kind: int(tokens) for kind, tokens in _by(metrics.TOKENS, "kind").items()}
-        costs = _by(metrics.COST, "model")
+        self.dropped_quotes = int(metrics.by_label(metrics.DROPPED, "reason").get("quote_not_found", 0))
+        self.tokens = {kind: int(tokens) for kind, tokens in metrics.by_label(metrics.TOKENS, "kind").items()}
+        costs = metrics.by_label(metrics.COST, "model")
         self.usd = sum(costs.values()) if costs else None
 
     def sentence(self) -> str:
@@ -166,16 +165,6 @@ def _pairs(one: Extracted) -> list[dict[str, Any]]:
         }
         for pair in one.pairs
     ]  # fmt: skip
-
-
-def _by(counter: Counter, label: str) -> dict[str, float]:
-    """The counter's values by one of its labels."""
-    found: dict[str, float] = {}
-    for family in counter.collect():
-        for sample in family.samples:
-            if sample.name.endswith("_total"):
-                found[sample.labels[label]] = found.get(sample.labels[label], 0.0) + sample.value
-    return found
 
 
 def main() -> None:

@@ -59,3 +59,13 @@ BUDGET_LEFT: Final = Gauge(
 BUDGET_LEFT.set(float("inf"))
 
 POLARITY_NAMES: Final = {-1: "negative", 0: "neutral", 1: "positive"}
+
+
+def by_label(counter: Counter, label: str) -> dict[str, float]:
+    """What this process has counted so far, by one of the counter's labels."""
+    found: dict[str, float] = {}
+    for family in counter.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                found[sample.labels[label]] = found.get(sample.labels[label], 0.0) + sample.value
+    return found
