@@ -12,7 +12,6 @@ reader sees each flush, compaction and erasure entirely or not at all. A file ho
 touch thousands of folders in every flush, and no folder could ever be called finished.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from msgspec import Struct
 
-from shared import events, logs, topics
+from shared import events, files, logs, topics
 from shared.events import Event, Source
 from shared.space import DEFAULT_SPACE
 
@@ -122,7 +121,7 @@ class Store:
 
     def put(self, name: str, data: bytes) -> None:
         if self.is_local:
-            _replace(Path(self.path(name)), data)
+            files.replace(Path(self.path(name)), data)
         else:
             self.fs.pipe_file(self.path(name), data)  # one PUT: object stores show it whole or not at all
 
@@ -277,23 +276,3 @@ class _Progress:
             (file.era, last) < self._given.get((file.topic, partition), (0, 0))
             for partition, (_, last) in file.ranges.items()
         )
-
-
-def _replace(path: Path, data: bytes) -> None:
-    # fsync before and after the rename: after a power cut the name holds the old bytes or the new ones.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)  # on a full disk every try would leave another one
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -18,7 +18,7 @@ import msgspec
 from services.extractor import discovery
 from services.extractor.attributes import head_of
 from services.extractor.discovery import CLUSTERED, BadAttributes
-from services.extractor.findings import Provider
+from services.extractor.findings import Found, Provider
 from services.extractor.fit_projection import fit
 from services.extractor.main import embedding_of
 from services.extractor.providers import provider_of
@@ -72,8 +72,8 @@ async def _judged(provider: Provider, texts: Sequence[str]) -> Counter[str]:
             for answer in await provider.find(some):
                 if isinstance(answer, Unavailable):
                     raise answer
-                if isinstance(answer, list):
-                    judged.update(head for finding in answer if (head := head_of(finding.aspect)))
+                if isinstance(answer, Found):
+                    judged.update(head for finding in answer.findings if (head := head_of(finding.aspect)))
             done(len(some))
     return judged
 

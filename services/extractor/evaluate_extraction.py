@@ -122,7 +122,7 @@ async def _found(provider: Provider, texts: Sequence[str]) -> tuple[list[list[Fi
             if isinstance(answer, Unavailable):
                 raise answer
             unusable += isinstance(answer, NothingUsable)
-            found.append([] if isinstance(answer, NothingUsable) else answer)
+            found.append([] if isinstance(answer, NothingUsable) else answer.findings)
     return found, unusable
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from services.extractor import metrics
 from services.extractor.attributes import Attributes
 from services.extractor.cache import Cache
-from services.extractor.findings import Failure, Finding, NothingUsable, Provider
+from services.extractor.findings import Failure, Finding, Found, NothingUsable, Provider
 from services.extractor.quotes import clean, locate, shortened
 from services.extractor.vectors import Vectors
 from shared.errors import Unavailable
@@ -25,6 +25,7 @@ MAX_FINDINGS: Final = 64  # of one text, whatever the provider answers
 class Extracted:
     """Pairs in the order of the text; `failure` says why there are none where the provider gave nothing usable."""
 
+    extractor: str  # who found them, or did not
     pairs: tuple[Pair, ...] = ()
     failure: Failure | None = None
 
@@ -43,7 +44,6 @@ class Proven:
 
 class Extraction:
     def __init__(self, provider: Provider, attributes: Attributes, vectors: Vectors, *, cached_texts: int) -> None:
-        self.name = provider.name
         self._provider = provider
         self._attributes = attributes
         self._vectors = vectors
@@ -67,12 +67,12 @@ class Extraction:
         """Keys to what their texts hold. One that must wait does not undo the others: they are remembered."""
         started = time.perf_counter()
         answers = dict(zip(text_of, await self._provider.find(list(text_of.values())), strict=True))
-        metrics.PROVIDER_SECONDS.labels(self.name.split("/")[0]).observe(time.perf_counter() - started)
-        found = {key: answer for key, answer in answers.items() if isinstance(answer, list)}
-        proven = [_proven(text_of[key], findings) for key, findings in found.items()]
+        metrics.PROVIDER_SECONDS.labels(self._provider.name.split("/")[0]).observe(time.perf_counter() - started)
+        found = {key: answer for key, answer in answers.items() if isinstance(answer, Found)}
+        proven = [_proven(text_of[key], answer.findings) for key, answer in found.items()]
         pairs = await self._paired([text_of[key] for key in found], proven)
-        extracted = dict(zip(found, map(Extracted, pairs), strict=True))
-        extracted |= {key: _failed(answer) for key, answer in answers.items() if isinstance(answer, NothingUsable)}
+        extracted = {key: Extracted(found[key].by, of) for key, of in zip(found, pairs, strict=True)}
+        extracted |= {key: self._failed(answer) for key, answer in answers.items() if isinstance(answer, NothingUsable)}
         for key, one in extracted.items():
             self._cache.put(key, one)
         for answer in answers.values():
@@ -92,6 +92,10 @@ class Extraction:
             )
             for text, found in zip(texts, chosen, strict=True)
         ]
+
+    def _failed(self, answer: NothingUsable) -> Extracted:
+        metrics.FAILURES.labels(answer.reason).inc()
+        return Extracted(self._provider.name, failure=answer.reason)
 
 
 def choose(found: Sequence[tuple[str, Proven]]) -> list[tuple[str, Proven]]:
@@ -120,8 +124,3 @@ def _proven(text: str, findings: Sequence[Finding]) -> list[Proven]:
         start, end = span[0], shortened(text, *span, phrase)
         proven.append(Proven(aspect, phrase, finding.polarity, start, end, finding.strength))
     return proven
-
-
-def _failed(answer: NothingUsable) -> Extracted:
-    metrics.FAILURES.labels(answer.reason).inc()
-    return Extracted(failure=answer.reason)

@@ -40,7 +40,15 @@ class NothingUsable(FinestreamError):
         self.reason: Failure = reason
 
 
-Answered = list[Finding] | NothingUsable | Unavailable
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a text holds, and who found it: a provider may have to leave some texts to another."""
+
+    findings: list[Finding]
+    by: str
+
+
+Answered = Found | NothingUsable | Unavailable
 
 
 class Provider(Protocol):

@@ -8,7 +8,8 @@ from services.extractor.embeddings import Embeddings
 from services.extractor.extraction import Extraction
 from services.extractor.findings import Provider
 from services.extractor.items import Items
-from services.extractor.providers import embeddings_of, provider_of
+from services.extractor.openai_endpoint import Endpoint
+from services.extractor.providers import embeddings_of, endpoint_of, provider_of
 from services.extractor.reviews import Reviews
 from services.extractor.service import SERVICE_NAME, ExtractorService
 from services.extractor.settings import ExtractorSettings
@@ -51,20 +52,21 @@ class Parts:
 
 def parts_of(settings: ExtractorSettings, worker: Worker) -> Parts:
     """Loads the models; takes seconds. Raises WrongSetting."""
-    of = embedding_of(settings, worker)
-    provider = provider_of(settings, of.space, worker)
+    endpoint = endpoint_of(settings) if "openai" in (settings.provider, settings.embeddings) else None
+    of = embedding_of(settings, worker, endpoint)
+    provider = provider_of(settings, of.space, worker, endpoint)
     extraction = Extraction(provider, of.attributes, of.vectors, cached_texts=settings.cached_texts)
     return Parts(of.space, extraction, of.vectors, provider, of.embeddings)
 
 
-def embedding_of(settings: ExtractorSettings, worker: Worker) -> Embedding:
+def embedding_of(settings: ExtractorSettings, worker: Worker, endpoint: Endpoint | None = None) -> Embedding:
     """Loads the embedding model; takes seconds. Raises WrongSetting."""
     try:
         definition = space.load(settings.space.name, settings.space.root)
         fitted = projection.load(definition, settings.space.root)
     except (OSError, ValueError, BadProjection) as error:  # msgspec's errors are ValueErrors
         raise WrongSetting(f"FINESTREAM_SPACE_NAME={settings.space.name}: {error}") from None
-    embeddings = embeddings_of(settings, definition, worker)
+    embeddings = embeddings_of(settings, definition, worker, endpoint)
     vectors = Vectors(embeddings, fitted, cached_phrases=settings.cached_phrases, cached_texts=settings.cached_texts)
     attributes = Attributes(
         definition, vectors, similarity=settings.attribute_similarity, cached=settings.cached_phrases

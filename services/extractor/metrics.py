@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from shared.metrics import LATENCY_BUCKETS
 
@@ -31,6 +31,41 @@ EMBEDDING_SECONDS: Final = Histogram(
 CACHE: Final = Counter(
     "finestream_extractor_cache_lookups_total", "Look-ups of texts, phrases and aspects", ["cache", "outcome"]
 )
-TOKENS: Final = Counter("finestream_extractor_tokens_total", "Tokens that the endpoint charged", ["kind"])
+ALLOWED_CALLS: Final = Gauge(
+    "finestream_extractor_allowed_calls", "Calls to the endpoint that may be in flight now: halved by each 429"
+)
+OPEN_CALLS: Final = Gauge("finestream_extractor_open_calls", "Calls to the endpoint in flight")
+RETRIES: Final = Counter("finestream_extractor_call_retries_total", "Calls that failed and were made again", ["reason"])
+# Of models only the configured ones are labels, whatever the endpoint calls itself.
+TOKENS: Final = Counter(
+    "finestream_extractor_tokens_total",
+    "Tokens that the endpoint charged: prompt (new to it), cached (of a prompt that it knew), completion, embedding",
+    ["kind", "model"],
+)
+COST: Final = Counter(
+    "finestream_extractor_cost_usd_total",
+    "What the endpoint charged by FINESTREAM_OPENAI_PRICES; no series for a model without a price",
+    ["model"],
+)
+
+PAID_ANSWERS_TROUBLE: Final = Counter(
+    "finestream_extractor_paid_answers_trouble_total",
+    "Answers kept on disk that are damaged, and reads and writes of them that failed",
+    ["kind"],
+)
+BUDGET_LEFT: Final = Gauge(
+    "finestream_extractor_budget_left_dollars", "What this replica may still spend today; infinite without a budget"
+)
+BUDGET_LEFT.set(float("inf"))
 
 POLARITY_NAMES: Final = {-1: "negative", 0: "neutral", 1: "positive"}
+
+
+def by_label(counter: Counter, label: str) -> dict[str, float]:
+    """What this process has counted so far, by one of the counter's labels."""
+    found: dict[str, float] = {}
+    for family in counter.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                found[sample.labels[label]] = found.get(sample.labels[label], 0.0) + sample.value
+    return found

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from services.extractor.findings import Answered, Finding, Span
+from services.extractor.findings import Answered, Finding, Found, Span
 from services.extractor.lexicon import Lexicon
 from services.extractor.rules import PLAIN_ADVERBS, Judgement, judgements
 from services.extractor.sentences import sentences_of
@@ -73,7 +73,7 @@ class OfflineProvider:
         self._worker = worker
 
     async def find(self, texts: Sequence[str]) -> list[Answered]:
-        return list(await self._worker.run(self._finder.find, texts))
+        return [Found(findings, self.name) for findings in await self._worker.run(self._finder.find, texts)]
 
     async def close(self) -> None:
         """Nothing is open: the worker is its owner's to stop."""

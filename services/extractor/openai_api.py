@@ -1,100 +1,97 @@
-"""What goes wrong with an OpenAI-compatible endpoint, as errors of ours; and its embeddings."""
+"""What goes wrong with an OpenAI-compatible endpoint: whether another try may help, and when."""
 
-from collections.abc import Awaitable, Sequence
-from typing import Final, TypeVar
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Final, Literal
 
-import numpy as np
 import openai
-from openai import AsyncOpenAI
 
-from services.extractor import metrics
-from services.extractor.findings import Failure, NothingUsable
-from services.extractor.redaction import redacted
-from services.extractor.settings import OpenAISettings
-from shared import logs
-from shared.errors import Unavailable
-from shared.space import Floats
+from services.extractor.findings import NothingUsable
 
-R = TypeVar("R")
-TEXTS_AT_ONCE: Final = 256
-CHARS_A_TOKEN: Final = 4  # about; only bounds what is sent
-log = logs.get(__name__)
+Reason = Literal[
+    "rate_limited", "insufficient_quota", "timeout", "connection", "server_error", "misconfigured"
+]  # fmt: skip
 
 # What the endpoint refuses because of this request, and will refuse again.
-_REJECTED: Final = (openai.BadRequestError, openai.UnprocessableEntityError)
-_TOO_LARGE: Final = 413
-# Anything else may pass: the network, a limit, the server; and a wrong key or model, once the operator has set it
-# right. Nothing is lost meanwhile: the stream waits.
-_REASON_TO_WAIT: Final[tuple[tuple[type[openai.OpenAIError], str], ...]] = (
-    (openai.RateLimitError, "rate_limited"),
-    (openai.APITimeoutError, "timeout"),
-    (openai.APIConnectionError, "connection"),
-    (openai.InternalServerError, "server_error"),
-    (openai.AuthenticationError, "misconfigured"),
-    (openai.PermissionDeniedError, "misconfigured"),
-    (openai.NotFoundError, "misconfigured"),
-)
+_REJECTED: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
+# A wrong key or model: right once the operator has set it right, but not in a moment.
+_MISCONFIGURED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+_NO_MONEY: Final = "insufficient_quota"  # the code of a 429 that does not pass by waiting
+
+# A model behind a gateway that gave up waiting may have answered it all the same.
+_MAY_HAVE_WORKED: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.GATEWAY_TIMEOUT)
+# By name: which library of HTTP there is, is the client's choice.
+_BEFORE_SENDING: Final = ("ConnectError", "ConnectTimeout", "PoolTimeout")
 
 
-async def answer_of(request: Awaitable[R]) -> R:
-    """Await one request of the client (which has its own timeout and bounded retries).
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a try got no answer. What does not pass soon may still succeed later: the stream waits, nothing is lost."""
 
-    Raises NothingUsable where this request will never succeed, Unavailable where it may succeed later.
-    """
+    reason: Reason
+    passes_soon: bool = True
+    asked_seconds: float | None = None  # that the endpoint wants us to wait
+
+
+def trouble_of(error: openai.OpenAIError | TimeoutError | ValueError) -> Trouble:
+    """Raises NothingUsable where this request will never succeed."""
+    if isinstance(error, openai.APIStatusError):
+        return _trouble_of_status(error)
+    if isinstance(error, TimeoutError | openai.APITimeoutError):
+        return Trouble("timeout")
+    if isinstance(error, openai.APIConnectionError):
+        return Trouble("connection")
+    if isinstance(error, openai.APIResponseValidationError | ValueError):
+        raise NothingUsable("invalid_json") from error  # the body is not JSON
+    return Trouble("server_error", passes_soon=False)
+
+
+def _trouble_of_status(error: openai.APIStatusError) -> Trouble:
+    status = error.status_code
+    if status in _REJECTED:
+        raise NothingUsable("content_filter" if error.code == "content_filter" else "rejected") from error
+    if status in _MISCONFIGURED:
+        return Trouble("misconfigured", passes_soon=False)
+    asked = asked_seconds(error.response.headers, time.time())
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        if _NO_MONEY in (error.code, error.type):
+            return Trouble("insufficient_quota", passes_soon=False)
+        return Trouble("rate_limited", asked_seconds=asked)
+    if status == HTTPStatus.REQUEST_TIMEOUT:
+        return Trouble("timeout", asked_seconds=asked)
+    passes_soon = status == HTTPStatus.CONFLICT or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return Trouble("server_error", passes_soon, asked)
+
+
+def is_free(error: openai.OpenAIError) -> bool:
+    """Whether it is sure that nothing is charged: the endpoint said no, or the request never left."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code not in _MAY_HAVE_WORKED
+    return type(error.__cause__).__name__ in _BEFORE_SENDING
+
+
+def asked_seconds(headers: Mapping[str, str], now: float) -> float | None:
+    """Of `retry-after-ms` or `Retry-After`, which is seconds or a date; None where they say nothing sensible."""
+    seconds = _number(headers.get("retry-after-ms"))
+    if seconds is not None:
+        return seconds / 1000
+    written = headers.get("retry-after")
+    seconds = _number(written)
+    if seconds is not None or written is None:
+        return seconds
     try:
-        return await request
-    except openai.APIStatusError as error:
-        if isinstance(error, _REJECTED) or error.status_code == _TOO_LARGE:
-            raise NothingUsable(_rejection(error)) from error
-        raise _unavailable(error) from error
-    except (openai.APIResponseValidationError, ValueError) as error:  # the body is not JSON
-        raise NothingUsable("invalid_json") from error
-    except openai.OpenAIError as error:
-        raise _unavailable(error) from error
+        return max(0.0, parsedate_to_datetime(written).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
 
 
-def _rejection(error: openai.APIStatusError) -> Failure:
-    return "content_filter" if error.code == "content_filter" else "rejected"
-
-
-def _unavailable(error: openai.OpenAIError) -> Unavailable:
-    reason = next((reason for kind, reason in _REASON_TO_WAIT if isinstance(error, kind)), "server_error")
-    metrics.FAILURES.labels(reason).inc()
-    if reason == "misconfigured":
-        log.error("the endpoint does not accept our key or model", status=getattr(error, "status_code", None))
-    return Unavailable(f"the language model's endpoint does not answer: {reason}")
-
-
-class OpenAIEmbeddings:
-    """As LocalEmbeddings, over HTTP; the endpoint shortens its vectors to `dimensions`."""
-
-    def __init__(self, client: AsyncOpenAI, settings: OpenAISettings, dim: int) -> None:
-        self.name = settings.embedding_model
-        self.dim = dim
-        self._client = client
-        self._redact = settings.redact
-
-    async def embed(self, texts: Sequence[str], max_tokens: int) -> Floats:
-        sent = [redacted(text[: max_tokens * CHARS_A_TOKEN], self._redact) or " " for text in texts]
-        parts = [await self._part(sent[i : i + TEXTS_AT_ONCE]) for i in range(0, len(sent), TEXTS_AT_ONCE)]
-        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
-
-    async def close(self) -> None:
-        await self._client.close()
-
-    async def _part(self, texts: list[str]) -> Floats:
-        request = self._client.embeddings.create(
-            model=self.name, input=texts, dimensions=self.dim, encoding_format="float"
-        )
-        try:
-            answer = await answer_of(request)
-        except NothingUsable as error:  # no text of ours is at fault, so the endpoint is
-            raise Unavailable(f"the embeddings endpoint does not take our request: {error.reason}") from error
-        if answer.usage:
-            metrics.TOKENS.labels("embedding").inc(answer.usage.total_tokens)
-        rows = sorted(answer.data or [], key=lambda row: row.index)
-        if [len(row.embedding) for row in rows] != [self.dim] * len(texts):
-            raise Unavailable(f"the endpoint's embeddings are not {len(texts)} vectors of {self.dim} numbers")
-        vectors = np.asarray([row.embedding for row in rows], np.float32)
-        unit: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return unit
+def _number(written: str | None) -> float | None:
+    try:
+        number = float(written or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None

@@ -13,16 +13,14 @@ from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
-from openai import AsyncOpenAI, omit
 
-from services.extractor import metrics
-from services.extractor.findings import Answered, Finding, NothingUsable
-from services.extractor.openai_api import answer_of
+from services.extractor.findings import Answered, Finding, Found, NothingUsable
+from services.extractor.openai_endpoint import Endpoint
 from services.extractor.quotes import locate
 from services.extractor.redaction import HIDDEN, redacted
 from services.extractor.settings import OpenAISettings
 from shared.errors import Unavailable
-from shared.events import MAX_QUOTE_CHARS
+from shared.events import MAX_QUOTE_CHARS, content_hash
 from shared.graph.state import MAX_PAIRS_PER_REVIEW
 from shared.space import Space
 
@@ -44,17 +42,43 @@ class Answer(Struct):
     pairs: list[AnsweredPair]
 
 
-class OpenAIProvider:
-    def __init__(self, client: AsyncOpenAI, settings: OpenAISettings, space: Space) -> None:
+class Asking:
+    """What is sent about a text; `setup` names all of it but the text."""
+
+    def __init__(self, settings: OpenAISettings, space: Space) -> None:
         version, self._prompt = prompt_of(space)
         self.name = f"openai/{settings.model}+prompt-{version}"
-        self._client = client
         self._settings = settings
-        self._format: Any = {
-            "type": "json_schema",
-            "json_schema": {"name": "opinions", "strict": True, "schema": schema_of(space)},
+        self._always: dict[str, Any] = {
+            "model": settings.model,
+            "max_completion_tokens": settings.max_output_tokens,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "opinions", "strict": True, "schema": schema_of(space)},
+            },
         }
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        if settings.temperature >= 0:
+            self._always["temperature"] = settings.temperature
+        told = [self._always, self._prompt, settings.max_chars, sorted(settings.redact)]
+        self.setup = content_hash(json.dumps(told, sort_keys=True))
+
+    def shown(self, text: str) -> str:
+        """As much of the text as leaves."""
+        return redacted(text[: self._settings.max_chars], self._settings.redact)
+
+    def request(self, shown: str) -> dict[str, Any]:
+        messages = [
+            {"role": "system", "content": self._prompt},
+            {"role": "user", "content": json.dumps({"review": shown})},
+        ]
+        return {**self._always, "messages": messages}
+
+
+class OpenAIProvider:
+    def __init__(self, endpoint: Endpoint, asking: Asking) -> None:
+        self.name = asking.name
+        self._asking = asking
+        self._endpoint = endpoint
 
     async def find(self, texts: Sequence[str]) -> list[Answered]:
         return await asyncio.gather(*map(self._answered, texts))
@@ -66,26 +90,14 @@ class OpenAIProvider:
             return answer
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._endpoint.close()
 
-    async def _find(self, text: str) -> list[Finding]:
+    async def _find(self, text: str) -> Found:
         """Raises NothingUsable, Unavailable."""
-        shown = redacted(text[: self._settings.max_chars], self._settings.redact)
-        async with self._slots:
-            completion = await answer_of(
-                self._client.chat.completions.create(
-                    model=self._settings.model,
-                    messages=[
-                        {"role": "system", "content": self._prompt},
-                        {"role": "user", "content": json.dumps({"review": shown})},
-                    ],
-                    response_format=self._format,
-                    temperature=self._settings.temperature if self._settings.temperature >= 0 else omit,
-                    max_completion_tokens=self._settings.max_output_tokens,
-                )
-            )
-        _count_tokens(completion)
-        return [_finding(pair, text, shown) for pair in _parsed(_content_of(completion)).pairs]
+        shown = self._asking.shown(text)
+        completion = await self._endpoint.complete(self._asking.request(shown))
+        pairs = _parsed(_content_of(completion)).pairs
+        return Found([_finding(pair, text, shown) for pair in pairs], self.name)
 
 
 def prompt_of(space: Space) -> tuple[str, str]:
@@ -150,10 +162,3 @@ def _finding(pair: AnsweredPair, text: str, shown: str) -> Finding:
     span = locate(shown, pair.quote) if HIDDEN in pair.quote else None
     quote, near = (text[slice(*span)], span[0]) if span else (pair.quote, -1)
     return Finding(pair.attribute, pair.opinion, _POLARITY[pair.polarity], quote, near)
-
-
-def _count_tokens(completion: Any) -> None:
-    usage = getattr(completion, "usage", None)
-    if usage is not None:
-        metrics.TOKENS.labels("prompt").inc(usage.prompt_tokens or 0)
-        metrics.TOKENS.labels("completion").inc(usage.completion_tokens or 0)

@@ -1,38 +1,69 @@
 """From settings to who finds opinions and who embeds. Raises WrongSetting with one line for the operator."""
 
-from openai import AsyncOpenAI
-
+from services.extractor.budget import Budget, Damaged
 from services.extractor.embeddings import Embeddings, LocalEmbeddings
 from services.extractor.findings import Provider
 from services.extractor.lexicon import LexiconUnavailable
 from services.extractor.offline import ModelUnavailable, OfflineProvider, Rules
-from services.extractor.openai_api import OpenAIEmbeddings
-from services.extractor.openai_provider import OpenAIProvider
-from services.extractor.settings import ExtractorSettings, OpenAISettings
+from services.extractor.openai_embeddings import OpenAIEmbeddings
+from services.extractor.openai_endpoint import Endpoint
+from services.extractor.openai_provider import Asking, OpenAIProvider
+from services.extractor.over_budget import OfflineOverBudget
+from services.extractor.paid_answers import PaidAnswers
+from services.extractor.paid_once import PaidOnce
+from services.extractor.settings import ExtractorSettings, Offline
 from services.extractor.spans.model import Spans, WeightsUnavailable
 from services.extractor.worker import Worker
+from shared import logs
 from shared.embedding import Embedder, EmbeddingUnavailable
 from shared.service import WrongSetting
 from shared.space import Space
 
+log = logs.get(__name__)
 
-def provider_of(settings: ExtractorSettings, space: Space, worker: Worker) -> Provider:
-    if settings.provider == "openai":
-        return OpenAIProvider(_client(settings.openai), settings.openai, space)
+
+def provider_of(
+    settings: ExtractorSettings, space: Space, worker: Worker, endpoint: Endpoint | None = None
+) -> Provider:
+    """`endpoint`: the one that the embeddings share; None: one of its own, where it needs any."""
+    if settings.provider != "openai":
+        return _offline(settings.provider, settings, worker)
+    asking = Asking(settings.openai, space)
+    paid: Provider = OpenAIProvider(endpoint or endpoint_of(settings), asking)
+    if settings.openai.kept_answers:
+        paid = _paid_once(paid, asking.setup, settings)
+    if settings.openai.daily_budget_usd and settings.openai.over_budget != "wait":
+        return OfflineOverBudget(paid, _offline(settings.openai.over_budget, settings, worker))
+    return paid
+
+
+def _paid_once(paid: Provider, setup: str, settings: ExtractorSettings) -> Provider:
     try:
-        if settings.provider == "spans":
+        answers = PaidAnswers(settings.state, settings.openai.kept_answers, settings.openai.kept_days)
+    except OSError as error:
+        raise WrongSetting(f"FINESTREAM_EXTRACTOR_STATE={settings.state}: {error}") from None
+    return PaidOnce(paid, setup, answers)
+
+
+def _offline(name: Offline, settings: ExtractorSettings, worker: Worker) -> Provider:
+    try:
+        if name == "spans":
             spans = Spans(settings.local.embedding_path, max_chars=settings.max_chars)
             return OfflineProvider("spans/minilm", spans, worker)
         rules = Rules(settings.local.spacy_model, settings.max_chars, settings.max_sentences)
         return OfflineProvider("rules/en_core_web_sm+vader", rules, worker)
     except (ModelUnavailable, LexiconUnavailable, EmbeddingUnavailable, WeightsUnavailable) as error:
-        raise WrongSetting(f"FINESTREAM_EXTRACTOR_PROVIDER={settings.provider}: {error}") from None
+        raise WrongSetting(f"the provider {name}: {error}") from None
 
 
-def embeddings_of(settings: ExtractorSettings, space: Space, worker: Worker) -> Embeddings:
+def embeddings_of(
+    settings: ExtractorSettings, space: Space, worker: Worker, endpoint: Endpoint | None = None
+) -> Embeddings:
     """Checked to be what the space was made with: vectors of two models cannot be compared."""
     if settings.embeddings == "openai":
-        embeddings: Embeddings = OpenAIEmbeddings(_client(settings.openai), settings.openai, space.embedding_dim)
+        embeddings: Embeddings = OpenAIEmbeddings(
+            endpoint or endpoint_of(settings), settings.openai, space.embedding_dim
+        )
         if embeddings.name != space.embedding:
             raise WrongSetting(
                 f"FINESTREAM_OPENAI_EMBEDDING_MODEL: space {space.name} is of {space.embedding}, not of"
@@ -51,13 +82,29 @@ def embeddings_of(settings: ExtractorSettings, space: Space, worker: Worker) -> 
     return embeddings
 
 
-def _client(settings: OpenAISettings) -> AsyncOpenAI:
-    key = settings.api_key.get_secret_value()
-    if not key and "api.openai.com" in settings.base_url:
+def endpoint_of(settings: ExtractorSettings) -> Endpoint:
+    if not settings.openai.api_key.get_secret_value() and "api.openai.com" in settings.openai.base_url:
         raise WrongSetting("FINESTREAM_OPENAI_API_KEY is required for https://api.openai.com")
-    return AsyncOpenAI(
-        base_url=settings.base_url,
-        api_key=key or "none",  # a server of one's own asks for none, but the client does
-        timeout=settings.timeout_seconds,
-        max_retries=settings.max_retries,
-    )
+    for model in _models(settings):
+        if model not in settings.openai.prices:
+            if settings.openai.daily_budget_usd:
+                raise WrongSetting(
+                    f"FINESTREAM_OPENAI_DAILY_BUDGET_USD: {model} has no price in FINESTREAM_OPENAI_PRICES"
+                )
+            log.warning("the model has no price: what it costs is not counted", model=model)
+    return Endpoint(settings.openai, _budget(settings))
+
+
+def _budget(settings: ExtractorSettings) -> Budget | None:
+    if not settings.openai.daily_budget_usd:
+        return None
+    try:
+        return Budget(settings.state, settings.openai.daily_budget_usd)
+    except (Damaged, OSError) as error:
+        raise WrongSetting(f"FINESTREAM_EXTRACTOR_STATE={settings.state}: {error}") from None
+
+
+def _models(settings: ExtractorSettings) -> list[str]:
+    """Those that are paid for."""
+    models = {settings.openai.model: settings.provider, settings.openai.embedding_model: settings.embeddings}
+    return [model for model, by in models.items() if by == "openai"]

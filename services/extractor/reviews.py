@@ -45,7 +45,7 @@ class Reviews:
             item_id=review.item_id,
             ts=review.ts,
             rating=review.rating,
-            extractor=self._extraction.name,
+            extractor=found.extractor,
             extractor_version=self._settings.version,
             content_hash=content_hash(review.title, review.text),
             space=self._space,

@@ -31,7 +31,7 @@ class ExtractorService(extractor_pb2_grpc.ExtractorServiceServicer):
             raise InvalidRequest("text is empty; send the words of a review", "text")
         [extracted] = await self._extraction.pairs([request.text])
         return extractor_pb2.ExtractResponse(
-            pairs=[_message(pair) for pair in extracted.pairs], extractor=f"{self._extraction.name} v{self._version}"
+            pairs=[_message(pair) for pair in extracted.pairs], extractor=f"{extracted.extractor} v{self._version}"
         )
 
 

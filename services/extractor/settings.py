@@ -1,13 +1,16 @@
 """Settings of the extractor: FINESTREAM_EXTRACTOR_*, FINESTREAM_OPENAI_*, and where the local models lie."""
 
-from typing import Annotated, Final, Literal
+import json
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.extractor.redaction import Kind
 from shared.settings import Listed, ServiceSettings, SpaceSettings
 
+Offline = Literal["rules", "spans"]  # who finds opinions without a network
 PROVIDERS: Final = ("rules", "spans", "openai")
 
 
@@ -22,21 +25,61 @@ class LocalModelSettings(BaseSettings):
     spacy_model: str = Field("", description="package or folder of a spaCy pipeline; empty: the bundled en_core_web_sm")
 
 
+class Price(BaseModel):
+    """USD for a million tokens; `cached`: of a prompt that the endpoint has seen before, as `input` where not set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: float = Field(ge=0)
+    output: float = Field(0.0, ge=0)
+    cached: float | None = Field(None, ge=0)
+
+
+PRICES: Final = {
+    "gpt-4o-mini": Price(input=0.15, output=0.6, cached=0.075),
+    "text-embedding-3-small": Price(input=0.02),
+}
+
+
+def _with_defaults(given: Any) -> Any:
+    """The given prices win over ours; JSON where they come from a variable."""
+    given = json.loads(given or "{}") if isinstance(given, str) else given
+    return {**PRICES, **given} if isinstance(given, dict) else given
+
+
 class OpenAISettings(BaseSettings):
     """Any endpoint that speaks OpenAI's protocol, and what may be spent on one review."""
 
     model_config = SettingsConfigDict(env_prefix="FINESTREAM_OPENAI_", extra="ignore")
 
+    daily_budget_usd: float = Field(
+        0.0, ge=0, description="that each replica may spend in a day (UTC), by FINESTREAM_OPENAI_PRICES; 0: no limit"
+    )
+    over_budget: Literal["wait"] | Offline = Field(
+        "wait",
+        description="when it is spent: wait for the next day, or let a local provider find the opinions",
+    )
+    kept_answers: int = Field(
+        200_000, ge=0, description="kept on disk so that no text is paid for twice, the newest; 0: none"
+    )
+    kept_days: float = Field(30.0, gt=0, description="that an answer is kept, which quotes its review")
     base_url: str = Field("https://api.openai.com/v1", min_length=1, description="any OpenAI-compatible endpoint")
     api_key: SecretStr = SecretStr("")
     model: str = Field("gpt-4o-mini", min_length=1, description="must support structured output (json_schema)")
     embedding_model: str = Field("text-embedding-3-small", min_length=1)
     temperature: float = Field(0.0, le=2.0, description="below 0: not sent, for models that refuse it")
-    timeout_seconds: float = Field(30.0, gt=0, description="of one request")
+    timeout_seconds: float = Field(30.0, gt=0, description="of one try of a request")
     max_retries: int = Field(2, ge=0, le=10, description="of one request, with back-off, before the stream waits")
-    concurrency: int = Field(16, ge=1, le=1024, description="requests in flight")
+    total_seconds: float = Field(
+        120.0, gt=0, description="of one request from the moment it is asked for: no try begins later, the stream waits"
+    )
+    concurrency: int = Field(16, ge=1, le=1024, description="requests in flight at most; each 429 halves them")
     max_output_tokens: int = Field(700, ge=64, le=16_384)
     max_chars: int = Field(8000, ge=100, description="of a review that are sent")
+    prices: Annotated[dict[str, Price], NoDecode, BeforeValidator(_with_defaults)] = Field(
+        PRICES,
+        description="USD for a million tokens by model, as JSON; adds to these, which your endpoint may have changed",
+    )
     redact: Annotated[list[Kind], NoDecode, Listed] = Field(
         ["addresses", "numbers"],
         description="hidden in what is sent: e-mail addresses, phone numbers; comma-separated, empty: nothing",
@@ -50,7 +93,8 @@ class ExtractorSettings(ServiceSettings):
 
     port: int = Field(50052, ge=0, le=65535, description="gRPC port; 0: any free one")
     metrics_port: int = Field(9102, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free")
-    provider: Literal["rules", "spans", "openai"] = Field(
+    state: Path = Field(Path(".run/extractor"), description="folder of what an LLM was paid today, and of its answers")
+    provider: Offline | Literal["openai"] = Field(
         "rules", description="who finds opinions: spaCy's parse and rules, the small span model, or an LLM's endpoint"
     )
     embeddings: Literal["local", "openai"] = Field("local", description="who embeds phrases and texts")

@@ -23,7 +23,7 @@ def discover(
     _run(["discover", str(file), *map(str, options)])
 
 
-@app.command(epilog="Example: FINESTREAM_SPACE_ROOT=spaces finestream attributes make set.yaml guitars-v1")
+@app.command(epilog="Example: finestream attributes make set.yaml guitars-v1")
 def make(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML as discover prints it, edited")],
     name: Annotated[str, typer.Argument(help="of the new space, a folder in FINESTREAM_SPACE_ROOT")],

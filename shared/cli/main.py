@@ -148,6 +148,23 @@ def evaluate_extraction(
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
+@app.command(epilog="Example: finestream extract reviews.json.gz --limit 20 --dry-run")
+def extract(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="Amazon-format JSON lines, or a text a line")
+    ],
+    limit: Annotated[int, typer.Option(min=0, help="reviews at most; 0: all")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="a JSON object a line instead of tables")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="ask nobody: what would the model cost?")] = False,
+) -> None:
+    """Find the opinions in a file of reviews with the configured provider, and say what that cost. Writes nothing."""
+    command = [
+        sys.executable, "-m", "services.extractor.extract_file", str(file), "--limit", str(limit),
+        *(["--json"] if as_json else []), *(["--dry-run"] if dry_run else []),
+    ]  # fmt: skip
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
 @app.command(epilog="Example: finestream schema > events.schema.json")
 def schema() -> None:
     """Print the JSON Schema of every event."""

@@ -3,6 +3,7 @@
 Settings modules are named, not imported: shared/ knows the services by name alone, as the supervisor does.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -73,6 +74,8 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.get_default(call_default_factory=True, validated_data={})
     if isinstance(value, list):
         value = ",".join(value)
+    if isinstance(value, dict):
+        value = json.dumps({name: one.model_dump(exclude_defaults=True) for name, one in value.items()})
     if isinstance(value, SecretStr) or value in ("", None):
         return ""
     if isinstance(value, Path) and value.is_absolute():  # beside the code, wherever that is installed

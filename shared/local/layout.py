@@ -153,6 +153,7 @@ def _addresses(data: Path, ports: Ports) -> dict[str, str]:
         "FINESTREAM_ARCHIVE_URL": str(data / "archive"),
         "FINESTREAM_BUNDLES_URL": str(data / "bundles"),
         "FINESTREAM_QDRANT_PATH": str(data / "qdrant"),
+        "FINESTREAM_EXTRACTOR_STATE": str(data / "extractor"),
         "FINESTREAM_RANKING_BUNDLE_CACHE": str(data / "bundle-cache"),
         "FINESTREAM_GRAPH_ADDRESS": ports.address("graph_updater"),
         "FINESTREAM_GATEWAY_ADDRESS": ports.address("gateway"),

@@ -89,6 +89,7 @@ def test_volumes_hold_what_must_outlive_a_container() -> None:
     volumes = {name: [v.split(":") for v in found.get("volumes", ())] for name, found in SERVICES.items()}
     assert ["kafka", SERVICES["kafka"]["environment"]["KAFKA_LOG_DIRS"]] in volumes["kafka"]
     assert ["qdrant", "/qdrant/storage"] in volumes["qdrant"]
+    assert ["extractor", env(SERVICES["extractor"])["FINESTREAM_EXTRACTOR_STATE"]] in volumes["extractor"]
     assert ["archive", env(SERVICES["archiver"])["FINESTREAM_ARCHIVE_URL"]] in volumes["archiver"]
     assert ["bundles", env(SERVICES["trainer"])["FINESTREAM_BUNDLES_URL"]] in volumes["trainer"]
     assert ["bundles", env(SERVICES["ranking"])["FINESTREAM_BUNDLES_URL"], "ro"] in volumes["ranking"]

@@ -184,6 +184,10 @@ def test_writable_paths_of_the_settings_are_mounted(overlay: str) -> None:
             assert bool(mounts[given["FINESTREAM_ARCHIVE_URL"]].get("readOnly")) is (name == "trainer")
         if name in ("ranking", "trainer"):
             assert bool(mounts[given["FINESTREAM_BUNDLES_URL"]].get("readOnly")) is (name == "ranking")
+        if name == "extractor":
+            assert not mounts[given["FINESTREAM_EXTRACTOR_STATE"]].get("readOnly")
+            [claim] = found["spec"]["volumeClaimTemplates"]
+            assert claim["spec"]["accessModes"] == ["ReadWriteOnce"], "each replica has its own"
         if name == "ranking":
             cache = given["FINESTREAM_RANKING_BUNDLE_CACHE"]
             assert any(cache.startswith(path + "/") and not m.get("readOnly") for path, m in mounts.items())

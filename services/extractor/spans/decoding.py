@@ -26,7 +26,7 @@ _POLARITIES: Final = (-1, 0, 1)  # of the relations behind NONE
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SpanPair:
     """A pair of spans of a text; `aspect` None: no word names it."""
 
     aspect: Span | None
@@ -53,10 +53,10 @@ def score(heads: Heads, states: Tensor, real: Tensor) -> Scored:
 
 
 @torch.inference_mode()
-def pairs_of(network: SpanNetwork, windows: Windows, texts: Sequence[str], threshold: float) -> list[list[Found]]:
+def pairs_of(network: SpanNetwork, windows: Windows, texts: Sequence[str], threshold: float) -> list[list[SpanPair]]:
     """The pairs of each text, window by window; a text's do not depend on the texts beside it (to rounding)."""
     cut = windows.of(texts)
-    pairs: list[list[Found]] = [[] for _ in texts]
+    pairs: list[list[SpanPair]] = [[] for _ in texts]
     for numbers in batches([len(window.ids) for window in cut]):
         batch = [cut[number] for number in numbers]
         ids, real = padded([window.ids for window in batch])
@@ -66,7 +66,7 @@ def pairs_of(network: SpanNetwork, windows: Windows, texts: Sequence[str], thres
     return pairs
 
 
-def decode(scored: Scored, windows: Sequence[Window], threshold: float) -> Iterator[list[Found]]:
+def decode(scored: Scored, windows: Sequence[Window], threshold: float) -> Iterator[list[SpanPair]]:
     """The pairs of each window, likeliest first: those of at least `threshold` that no likelier one contradicts."""
     probabilities = scored.relations.softmax(-1)
     allowed = scored.aspects.real[:, :, None] & scored.opinions.real[:, None, :]
@@ -76,7 +76,7 @@ def decode(scored: Scored, windows: Sequence[Window], threshold: float) -> Itera
         for a, o in torch.nonzero(likely[row]).tolist():
             none, *of_polarity = probabilities[row, a, o].tolist()
             found.append(
-                Found(
+                SpanPair(
                     _places(window, scored.aspects, row, a),
                     _places(window, scored.opinions, row, o) or (0, 0),
                     _POLARITIES[of_polarity.index(max(of_polarity))],
@@ -91,15 +91,15 @@ def _places(window: Window, spans: Candidates, row: int, number: int) -> Span | 
     return (window.places[first][0], window.places[last][1]) if last else None
 
 
-def _consistent(found: list[Found]) -> list[Found]:
-    kept: list[Found] = []
+def _consistent(found: list[SpanPair]) -> list[SpanPair]:
+    kept: list[SpanPair] = []
     for one in sorted(found, key=lambda f: (-f.probability, f.opinion, f.aspect or (0, 0))):
         if not any(_contradict(one, other) for other in kept):
             kept.append(one)
     return kept
 
 
-def _contradict(one: Found, other: Found) -> bool:
+def _contradict(one: SpanPair, other: SpanPair) -> bool:
     """Two readings of the same words: opinions that overlap without being one, or one opinion of aspects that do."""
     if one.opinion != other.opinion:
         return overlap(one.opinion, other.opinion)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from services.extractor.findings import Finding, Span
 from services.extractor.rules import PLAIN_ADVERBS
-from services.extractor.spans.decoding import Found, pairs_of
+from services.extractor.spans.decoding import SpanPair, pairs_of
 from services.extractor.spans.network import Shape, SpanNetwork, merge
 from services.extractor.spans.windows import Windows
 from shared import embedding
@@ -55,12 +55,12 @@ class Spans:
         return [findings_of(text, found) for text, found in zip(texts, pairs, strict=True)]
 
 
-def findings_of(text: str, found: Sequence[Found]) -> list[Finding]:
+def findings_of(text: str, found: Sequence[SpanPair]) -> list[Finding]:
     """In the order of the text."""
     return [_finding(text, one) for one in sorted(found, key=lambda f: (f.opinion, f.aspect or (0, 0)))]
 
 
-def _finding(text: str, found: Found) -> Finding:
+def _finding(text: str, found: SpanPair) -> Finding:
     start, end = _quote(found)
     return Finding(
         aspect=text[slice(*found.aspect)] if found.aspect else "",
@@ -74,7 +74,7 @@ def _finding(text: str, found: Found) -> Finding:
     )
 
 
-def _quote(found: Found) -> Span:
+def _quote(found: SpanPair) -> Span:
     """From the first word of either to the last; the opinion alone where that is too long."""
     if found.aspect is None:
         return found.opinion

@@ -18,7 +18,7 @@ from rich.console import Console
 from services.extractor import gold
 from services.extractor.evaluation import scores_of
 from services.extractor.gold import GoldFile, GoldReview
-from services.extractor.spans.decoding import Found, pairs_of
+from services.extractor.spans.decoding import SpanPair, pairs_of
 from services.extractor.spans.model import WEIGHTS, About, findings_of, save
 from services.extractor.spans.network import Shape, SpanNetwork
 from services.extractor.spans.training import Fit, epochs, marked
@@ -49,7 +49,7 @@ def judged(files: Sequence[GoldFile], network: SpanNetwork, windows: Windows) ->
 
 
 def _f1(
-    files: Sequence[GoldFile], found: Sequence[Sequence[Sequence[Found]]], threshold: float
+    files: Sequence[GoldFile], found: Sequence[Sequence[Sequence[SpanPair]]], threshold: float
 ) -> tuple[float, float, float]:
     scores = []
     for file, of_file in zip(files, found, strict=True):

@@ -58,4 +58,4 @@ def extraction_by(attributes: Attributes, vectors: Vectors) -> Callable[..., Ext
 
 @pytest.fixture
 def offline(rules: Rules, worker: Worker, extraction_by: Callable[..., Extraction]) -> Extraction:
-    return extraction_by(OfflineProvider("rules", rules, worker))
+    return extraction_by(OfflineProvider("rules/test", rules, worker))

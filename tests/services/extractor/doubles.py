@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import Counter
 
-from services.extractor.findings import Answered
+from services.extractor.findings import Answered, Finding, Found, NothingUsable
 from services.extractor.settings import ExtractorSettings, OpenAISettings
 from shared.errors import Unavailable
 from shared.events import Event, Source
@@ -36,13 +37,14 @@ class Sent:
 class Saying:
     """A provider that answers from a table, and remembers what it was asked."""
 
-    answers: dict[str, Answered]
+    answers: dict[str, list[Finding] | NothingUsable | Unavailable]
     name: str = "saying/test"
     asked: list[str] = field(default_factory=list)
 
     async def find(self, texts: Sequence[str]) -> list[Answered]:
         self.asked.extend(texts)
-        return [self.answers.get(text, []) for text in texts]
+        answers = [self.answers.get(text, []) for text in texts]
+        return [Found(answer, self.name) if isinstance(answer, list) else answer for answer in answers]
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -56,7 +58,19 @@ def count(counter: Counter, *labels: str) -> float:
     return float(counter.labels(*labels)._value.get())
 
 
-Script = list[tuple[int, Any]]  # status and JSON body (or text), one a request; the last is repeated
+@dataclass(frozen=True)
+class Reply:
+    """What the endpoint does with one request."""
+
+    status: int
+    body: Any  # JSON, or text as it is
+    headers: dict[str, str] = field(default_factory=lambda: {"retry-after-ms": "1"})
+    delay_seconds: float = 0.0  # before the first byte
+    cut: bool = False  # the connection, in the middle of the body
+
+
+Scripted = Reply | tuple[int, Any]  # a tuple: status and body
+Script = list[Scripted]  # one a request; the last is repeated
 
 
 def completion(content: str | None, finish: str = "stop", **message: Any) -> dict[str, Any]:
@@ -80,33 +94,38 @@ class Endpoint:
 
     base_url: str
     requests: list[dict[str, Any]]
+    times: list[float] = field(default_factory=list)  # of the requests, monotonic
     at_once: int = 0
     most_at_once: int = 0
 
 
 @asynccontextmanager
 async def endpoint(
-    script: Script | Callable[[dict[str, Any]], tuple[int, Any]], delay_seconds: float = 0.0
+    script: Script | Callable[[dict[str, Any]], Scripted], delay_seconds: float = 0.0
 ) -> AsyncIterator[Endpoint]:
     running = Endpoint("", [])
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         asked = await request.json()
         running.requests.append(asked)
+        running.times.append(time.monotonic())
         number = len(running.requests)
+        scripted = script(asked) if callable(script) else script[min(number, len(script)) - 1]
+        reply = scripted if isinstance(scripted, Reply) else Reply(*scripted)
         running.at_once += 1
         running.most_at_once = max(running.most_at_once, running.at_once)
-        await asyncio.sleep(delay_seconds)
-        running.at_once -= 1
-        status, body = script(asked) if callable(script) else script[min(number, len(script)) - 1]
-        headers = {"retry-after-ms": "1"}
-        if isinstance(body, str):
-            return web.Response(status=status, text=body, content_type="application/json", headers=headers)
-        return web.json_response(body, status=status, headers=headers)
+        try:
+            await asyncio.sleep(reply.delay_seconds or delay_seconds)
+        finally:
+            running.at_once -= 1
+        text = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
+        if reply.cut:
+            return await _cut(request, text)
+        return web.Response(status=reply.status, text=text, content_type="application/json", headers=reply.headers)
 
     app = web.Application()
     app.add_routes([web.post("/v1/chat/completions", handle), web.post("/v1/embeddings", handle)])
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -117,7 +136,18 @@ async def endpoint(
         await runner.cleanup()
 
 
+async def _cut(request: web.Request, text: str) -> web.StreamResponse:
+    """Half of what was announced, and then nothing more."""
+    response = web.StreamResponse(headers={"Content-Length": str(len(text.encode()))})
+    await response.prepare(request)
+    await response.write(text.encode()[: len(text) // 2])
+    if request.transport is not None:
+        request.transport.abort()
+    return response
+
+
 def settings_for(base_url: str, **openai: Any) -> ExtractorSettings:
     return ExtractorSettings(
-        provider="openai", openai=OpenAISettings(base_url=base_url, **{"timeout_seconds": 5.0, **openai})
+        provider="openai",
+        openai=OpenAISettings(base_url=base_url, **{"timeout_seconds": 5.0, "kept_answers": 0, **openai}),
     )

@@ -7,7 +7,7 @@ import pytest
 
 from services.extractor import metrics
 from services.extractor.extraction import Extraction
-from services.extractor.findings import Answered, Finding, NothingUsable
+from services.extractor.findings import Finding, NothingUsable
 from services.extractor.items import Items
 from services.extractor.reviews import Reviews
 from services.extractor.service import ExtractorService
@@ -55,7 +55,7 @@ async def test_a_review_becomes_opinions_with_its_source(offline: Extraction, ve
 async def test_every_review_is_published_in_order_whatever_its_provider_answers(
     extraction_by: Callable[..., Extraction], vectors: Vectors
 ) -> None:
-    answers: dict[str, Answered] = {
+    answers: dict[str, list[Finding] | NothingUsable | Unavailable] = {
         "good": [Finding("price", "good", 1, "good")],
         "none": [],
         "lies": [Finding("price", "bad", -1, "not in it")],
@@ -135,7 +135,7 @@ async def test_extract_answers_pairs_and_who_made_them(offline: Extraction) -> N
         ("performance", "dies fast", extractor_pb2.POLARITY_NEGATIVE, True),
         ("appearance", "gorgeous", extractor_pb2.POLARITY_POSITIVE, True),
     ]
-    assert answer.extractor == f"{offline.name} v3"
+    assert answer.extractor == "rules/test v3"
 
 
 async def test_places_are_code_points_not_bytes(offline: Extraction) -> None:

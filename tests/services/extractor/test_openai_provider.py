@@ -11,7 +11,7 @@ import pytest
 from services.extractor import metrics
 from services.extractor.embeddings import Embeddings
 from services.extractor.extraction import Extracted, Extraction
-from services.extractor.findings import Provider
+from services.extractor.findings import Found, Provider
 from services.extractor.openai_provider import schema_of
 from services.extractor.providers import embeddings_of, provider_of
 from services.extractor.settings import ExtractorSettings
@@ -23,6 +23,7 @@ from tests.services.extractor.doubles import Script, answering, completion, coun
 
 P = TypeVar("P", Provider, Embeddings)
 Make = Callable[..., Extraction]
+NAME = "openai/gpt-4o-mini+prompt-1"
 TEXT = "The battery dies fast but the screen is gorgeous."
 GOOD = answering(
     ("performance", "dies fast", "negative", "battery dies fast"),
@@ -51,7 +52,7 @@ def extract(extraction_by: Make, general: Space, worker: Worker) -> Callable[...
 
 
 async def test_a_good_answer_becomes_pairs_with_their_places(extract: Callable[..., Any]) -> None:
-    tokens = count(metrics.TOKENS, "prompt")
+    tokens = count(metrics.TOKENS, "prompt", "gpt-4o-mini")
     async with endpoint([(200, GOOD)]) as running:
         extracted = await extract(running.base_url)
     assert [(p.attribute, p.phrase, p.polarity, p.quote) for p in extracted.pairs] == [
@@ -59,7 +60,7 @@ async def test_a_good_answer_becomes_pairs_with_their_places(extract: Callable[.
         ("appearance", "gorgeous", 1, "screen is gorgeous"),
     ]
     assert all(TEXT[p.start : p.end] == p.quote for p in extracted.pairs)
-    assert count(metrics.TOKENS, "prompt") == tokens + 11
+    assert count(metrics.TOKENS, "prompt", "gpt-4o-mini") == tokens + 11
 
 
 async def test_the_review_is_sent_as_data_and_the_instructions_are_fixed(
@@ -145,7 +146,7 @@ async def test_an_unusable_answer_is_no_pairs_with_its_reason_counted_and_never_
     before = count(metrics.FAILURES, reason)
     async with endpoint(script) as running:
         extracted = await extract(running.base_url)
-    assert extracted == Extracted(failure=reason)  # type: ignore[arg-type]
+    assert extracted == Extracted(NAME, failure=reason)  # type: ignore[arg-type]
     assert count(metrics.FAILURES, reason) == before + 1
     assert len(running.requests) == 1, "what will fail again is not asked again"
 
@@ -161,7 +162,7 @@ async def test_a_body_that_is_no_answer_never_raises_what_would_lose_the_review(
 
 async def test_an_empty_list_is_an_answer_and_no_failure(extract: Callable[..., Any]) -> None:
     async with endpoint([(200, answering())]) as running:
-        assert await extract(running.base_url) == Extracted()
+        assert await extract(running.base_url) == Extracted(NAME)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -205,7 +206,7 @@ async def test_one_review_that_must_wait_leaves_the_others_their_answers(general
         closing(provider_of(settings_for(running.base_url, max_retries=0), general, worker)) as provider,
     ):
         found = await provider.find(["fine", "poison", "fine too"])
-    assert [type(answer) for answer in found] == [list, Unavailable, list]
+    assert [type(answer) for answer in found] == [Found, Unavailable, Found]
 
 
 async def test_requests_in_flight_are_bounded(general: Space, worker: Worker) -> None:
@@ -214,7 +215,7 @@ async def test_requests_in_flight_are_bounded(general: Space, worker: Worker) ->
         closing(provider_of(settings_for(running.base_url, concurrency=2), general, worker)) as provider,
     ):
         found = await provider.find([f"text {n}" for n in range(6)])
-    assert found == [[]] * 6
+    assert found == [Found([], NAME)] * 6
     assert running.most_at_once == 2
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.extractor.findings import Span
 from services.extractor.gold import GoldFile, GoldPair, GoldReview
-from services.extractor.spans.decoding import Found, Scored, decode, overlap, pairs_of
+from services.extractor.spans.decoding import Scored, SpanPair, decode, overlap, pairs_of
 from services.extractor.spans.model import About, WeightsUnavailable, load, save
 from services.extractor.spans.network import (
     ASPECT,
@@ -106,7 +106,7 @@ def scored(opinions: Sequence[Span], aspects: Sequence[Span], logits: dict[tuple
 WINDOW = Window(0, tuple(range(12)), tuple((10 * n, 10 * n + 9) for n in range(12)))
 
 
-def told(scores: Scored, threshold: float = 0.5) -> list[Found]:
+def told(scores: Scored, threshold: float = 0.5) -> list[SpanPair]:
     return next(iter(decode(scores, [WINDOW], threshold)))
 
 

@@ -1,0 +1,45 @@
+"""What a file would cost, without a call."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from services.extractor import costs
+from services.extractor.costs import Usage
+from services.extractor.openai_embeddings import CHARS_A_TOKEN
+from services.extractor.openai_endpoint import most_tokens
+from services.extractor.openai_provider import Asking
+from services.extractor.settings import OpenAISettings
+from shared.events import content_hash
+from shared.service import WrongSetting
+from shared.space import Space
+
+ANSWER_TOKENS: Final = 100  # of two or three pairs as JSON
+EXPECTED: Final = (
+    f"a token for {CHARS_A_TOKEN} bytes sent, {ANSWER_TOKENS} tokens an answer, no discount for known prompts"
+)
+
+
+class Estimate(Struct, frozen=True):
+    texts: int  # different ones: no text is paid for twice
+    expected_usd: float
+    most_usd: float
+
+
+def estimate(texts: Iterable[str], settings: OpenAISettings, space: Space) -> Estimate:
+    """Raises WrongSetting for a model without a price."""
+    price = settings.prices.get(settings.model)
+    if price is None:
+        raise WrongSetting(f"FINESTREAM_OPENAI_PRICES: {settings.model} has no price")
+    asking = Asking(settings, space)
+    seen: set[str] = set()
+    expected = most = 0.0
+    for text in texts:
+        key = content_hash(text)
+        if key not in seen:
+            seen.add(key)
+            tokens = most_tokens(asking.request(asking.shown(text)))
+            expected += costs.cost(price, Usage(prompt=tokens // CHARS_A_TOKEN, completion=ANSWER_TOKENS))
+            most += costs.most(price, Usage(prompt=tokens, completion=settings.max_output_tokens))
+    return Estimate(len(seen), expected, most)
