@@ -30,6 +30,7 @@ STATUS_OF: Final[dict[type[errors.FinestreamError], grpc.StatusCode]] = {
 # Probes of an orchestrator carry no token.
 OPEN_METHODS: Final = "/grpc.health.v1.Health/"
 KEEPALIVE: Final = [("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000)]
+LONGEST_RECONNECT_MS: Final = 5_000  # gRPC's own two minutes are how late a service that is back would be found
 
 
 @dataclass
@@ -87,6 +88,7 @@ def channel(address: str, settings: GrpcSettings) -> grpc.aio.Channel:
     """A channel to one of our services, with the same TLS files and token as its server."""
     options = [
         *KEEPALIVE,
+        ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),

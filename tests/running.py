@@ -40,7 +40,9 @@ class Running:
             if address and _answers(f"http://{address}/readyz"):
                 return self
             time.sleep(0.05)
-        raise AssertionError(f"not ready (exit code {self.process.poll()}):\n{self.log}")
+        code = self.process.poll()
+        self.kill()
+        raise AssertionError(f"not ready (exit code {code}):\n{self.log}")
 
     def logged(self, pattern: str) -> str:
         """The first group of the first match in the log; empty where there is none."""

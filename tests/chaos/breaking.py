@@ -12,6 +12,7 @@ from itertools import count
 from typing import Final
 
 import aiohttp
+import grpc
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
@@ -103,7 +104,12 @@ async def until_fresh(system: System) -> float:
     sent = await probe(system)
 
     async def shown() -> bool:
-        live = await system.client.users(PROBES)
+        try:
+            live = await system.client.users(PROBES)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False  # the channel has not found it again since it was away
         return all(
             user in live and any(slot.event_id == event_id for slot in live[user].interactions)
             for user, event_id in sent.items()

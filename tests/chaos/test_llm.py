@@ -1,9 +1,10 @@
 """The language model's endpoint failing, then gone, while reviews come: they wait, and none is lost or refused."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from itertools import count
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from tests.services.extractor.doubles import answering
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(TIMEOUT_SECONDS)]
 EXTRACTOR: Final = "extractor"
+A_MINUTE: Final = 60.0
 FAILURES: Final = "finestream_extractor_failures_total"
 PAIR_OF: Final = dict(
     zip(
@@ -74,6 +76,8 @@ async def test_reviews_wait_for_an_llm_that_answers_503_and_then_refuses_connect
     async def answered() -> int:
         return total(await system.watch.ends([topics.OPINIONS]), topics.OPINIONS)
 
+    outages = chain([A_MINUTE], repeat(0.0))  # one is a minute at least, the others as short as they show
+
     async def go_away() -> float:
         async with llm.erring(1.0):
             review = await send_review()
@@ -81,6 +85,7 @@ async def test_reviews_wait_for_an_llm_that_answers_503_and_then_refuses_connect
             before = await answered()  # the extractor's one batch in hand has failed: nothing is on its way
             async with llm.gone():
                 await until_more(system, EXTRACTOR, FAILURES, reason="connection")
+                await asyncio.sleep(next(outages))
             assert await answered() == before, "reviews wait"
         began = time.monotonic()
         await until(lambda: shown(review), RECOVERY_SECONDS, "the review that waited shows in its user's state")

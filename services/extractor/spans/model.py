@@ -1,4 +1,4 @@
-"""The span model as a Provider's finder: weights beside the encoder's, int8 in the encoder's layers."""
+"""The span model as what a Provider finds opinions with, and the file of its weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from services.extractor.findings import Finding, Span
 from services.extractor.rules import PLAIN_ADVERBS
@@ -44,7 +44,6 @@ class Spans:
         base, tokenizer = embedding.load(encoder or None)
         network, self.about = load(base, weights)
         merge(network.encoder)
-        _quantize(network.encoder)
         self._network = network.eval().requires_grad_(False)
         self._windows = Windows(tokenizer)
         self._max_chars = max_chars
@@ -109,25 +108,3 @@ def save(learnt: dict[str, Tensor], about: About, weights: Path) -> None:
     """In half precision: the file is a few megabytes."""
     tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in learnt.items()}
     save_file(tensors, weights, metadata={"about": msgspec.json.encode(about).decode()})
-
-
-class _Int8(nn.Module):
-    """A linear map with weights of 8 bits by row; what comes in is rounded to 8 bits by tensor."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        scale = linear.weight.abs().amax(1).clamp(min=1e-8).double() / 127
-        zero = torch.zeros_like(scale, dtype=torch.long)
-        weight = torch.quantize_per_channel(linear.weight, scale, zero, 0, torch.qint8)
-        self._packed = torch.ops.quantized.linear_prepack(weight, linear.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, reduce_range=True)
-        return y
-
-
-def _quantize(encoder: embedding.Encoder) -> None:
-    for layer in encoder.layers:
-        for name, child in list(layer.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(layer, name, _Int8(child))

@@ -33,7 +33,7 @@ IGNORED: Final = -100
 class Fit:
     """How it learns."""
 
-    epochs: int = 16
+    epochs: int = 12
     batch_tokens: int = 768
     adapter_rate: float = 1e-3
     head_rate: float = 1e-3

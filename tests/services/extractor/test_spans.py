@@ -1,6 +1,7 @@
 """services/extractor/spans: windows, what can be a span, what pairs are told, and a network small enough to fit here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from services.extractor.findings import Span
 from services.extractor.gold import GoldFile, GoldPair, GoldReview
 from services.extractor.spans.decoding import Scored, SpanPair, decode, overlap, pairs_of
-from services.extractor.spans.model import About, WeightsUnavailable, load, save
+from services.extractor.spans.model import About, Spans, WeightsUnavailable, load, save
 from services.extractor.spans.network import (
     ASPECT,
     KINDS,
@@ -42,6 +43,11 @@ SMALL = Shape(layers=1, rank=2, boundary=8, hidden=8, width=6, kept=4)
 @pytest.fixture(scope="module")
 def windows() -> Windows:
     return Windows(embedding.load()[1])
+
+
+@pytest.fixture(scope="module")
+def spans() -> Spans:
+    return Spans()
 
 
 @pytest.fixture
@@ -222,3 +228,27 @@ def test_padding_changes_no_text(encoder: Encoder, windows: Windows) -> None:
     inner = together[:, :tokens, :tokens]
     assert torch.equal(inner > float("-inf"), alone > float("-inf"))
     assert torch.allclose(inner[alone > float("-inf")], alone[alone > float("-inf")], atol=1e-4)
+
+
+def test_the_shipped_weights_find_what_a_sentence_says_and_equal_texts_give_equal_findings(spans: Spans) -> None:
+    texts = ["Great sound and a fair price .", "Too expensive .", "I bought it in May ."] * 20
+    found = spans.find(texts)
+    for batch in range(1, 20):
+        assert [[replace(f, strength=0.0) for f in one] for one in found[3 * batch : 3 * batch + 3]] == [
+            [replace(f, strength=0.0) for f in one] for one in found[:3]
+        ]
+    assert {(f.aspect, f.opinion, f.polarity) for f in found[0]} >= {("sound", "Great", 1), ("price", "fair", 1)}
+    assert [(f.aspect, f.opinion, f.polarity) for f in found[1]] == [("", "Too expensive", -1)]
+    assert found[2] == []
+
+
+@quiet(40)
+@given(texts=st.lists(TEXTS, min_size=1, max_size=3))
+def test_every_finding_of_any_text_lies_in_it_where_it_says(spans: Spans, texts: list[str]) -> None:
+    for text, found in zip(texts, spans.find(texts), strict=True):
+        for finding in found:
+            assert text.startswith(finding.quote, finding.near)
+            assert finding.opinion_at is not None
+            assert text[slice(*finding.opinion_at)] in text
+            assert finding.polarity in (-1, 0, 1)
+            assert finding.opinion
