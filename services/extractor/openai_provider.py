@@ -17,7 +17,7 @@ from msgspec import Struct
 from services.extractor.findings import Answered, Finding, Found, NothingUsable
 from services.extractor.openai_endpoint import Endpoint
 from services.extractor.quotes import locate
-from services.extractor.redaction import HIDDEN, redacted
+from services.extractor.redaction import HIDDEN, Redaction
 from services.extractor.settings import OpenAISettings
 from shared.errors import Unavailable
 from shared.events import MAX_QUOTE_CHARS, content_hash
@@ -62,9 +62,9 @@ class Asking:
         told = [self._always, self._prompt, settings.max_chars, sorted(settings.redact)]
         self.setup = content_hash(json.dumps(told, sort_keys=True))
 
-    def shown(self, text: str) -> str:
-        """As much of the text as leaves."""
-        return redacted(text[: self._settings.max_chars], self._settings.redact)
+    def read(self, text: str) -> str:
+        """As much of the text as is asked about."""
+        return text[: self._settings.max_chars]
 
     def request(self, shown: str) -> dict[str, Any]:
         messages = [
@@ -75,26 +75,27 @@ class Asking:
 
 
 class OpenAIProvider:
-    def __init__(self, endpoint: Endpoint, asking: Asking) -> None:
+    def __init__(self, endpoint: Endpoint, asking: Asking, redaction: Redaction) -> None:
         self.name = asking.name
         self._asking = asking
         self._endpoint = endpoint
+        self._redaction = redaction
 
     async def find(self, texts: Sequence[str]) -> list[Answered]:
-        return await asyncio.gather(*map(self._answered, texts))
+        shown = await self._redaction([self._asking.read(text) for text in texts])
+        return await asyncio.gather(*map(self._answered, texts, shown))
 
-    async def _answered(self, text: str) -> Answered:
+    async def _answered(self, text: str, shown: str) -> Answered:
         try:
-            return await self._find(text)
+            return await self._find(text, shown)
         except (NothingUsable, Unavailable) as answer:
             return answer
 
     async def close(self) -> None:
         await self._endpoint.close()
 
-    async def _find(self, text: str) -> Found:
+    async def _find(self, text: str, shown: str) -> Found:
         """Raises NothingUsable, Unavailable."""
-        shown = self._asking.shown(text)
         completion = await self._endpoint.complete(self._asking.request(shown))
         pairs = _parsed(_content_of(completion)).pairs
         return Found([_finding(pair, text, shown) for pair in pairs], self.name)

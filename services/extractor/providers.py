@@ -4,14 +4,16 @@ from services.extractor.budget import Budget, Damaged
 from services.extractor.embeddings import Embeddings, LocalEmbeddings
 from services.extractor.findings import Provider
 from services.extractor.lexicon import LexiconUnavailable
-from services.extractor.offline import ModelUnavailable, OfflineProvider, Rules
+from services.extractor.offline import OfflineProvider, Rules
 from services.extractor.openai_embeddings import OpenAIEmbeddings
 from services.extractor.openai_endpoint import Endpoint
 from services.extractor.openai_provider import Asking, OpenAIProvider
 from services.extractor.over_budget import OfflineOverBudget
 from services.extractor.paid_answers import PaidAnswers
 from services.extractor.paid_once import PaidOnce
+from services.extractor.redaction import Redaction
 from services.extractor.settings import ExtractorSettings, Offline
+from services.extractor.spacy_pipeline import ModelUnavailable
 from services.extractor.spans.model import Spans, WeightsUnavailable
 from services.extractor.worker import Worker
 from shared import logs
@@ -29,7 +31,7 @@ def provider_of(
     if settings.provider != "openai":
         return _offline(settings.provider, settings, worker)
     asking = Asking(settings.openai, space)
-    paid: Provider = OpenAIProvider(endpoint or endpoint_of(settings), asking)
+    paid: Provider = OpenAIProvider(endpoint or endpoint_of(settings), asking, _redaction(settings, worker))
     if settings.openai.kept_answers:
         paid = _paid_once(paid, asking.setup, settings)
     if settings.openai.daily_budget_usd and settings.openai.over_budget != "wait":
@@ -62,7 +64,7 @@ def embeddings_of(
     """Checked to be what the space was made with: vectors of two models cannot be compared."""
     if settings.embeddings == "openai":
         embeddings: Embeddings = OpenAIEmbeddings(
-            endpoint or endpoint_of(settings), settings.openai, space.embedding_dim
+            endpoint or endpoint_of(settings), settings.openai, _redaction(settings, worker), space.embedding_dim
         )
         if embeddings.name != space.embedding:
             raise WrongSetting(
@@ -80,6 +82,13 @@ def embeddings_of(
             f" {space.embedding_dim}"
         )
     return embeddings
+
+
+def _redaction(settings: ExtractorSettings, worker: Worker) -> Redaction:
+    try:
+        return Redaction(settings.openai.redact, worker, settings.local.spacy_model)
+    except ModelUnavailable as error:
+        raise WrongSetting(f"FINESTREAM_OPENAI_REDACT: {error}") from None
 
 
 def endpoint_of(settings: ExtractorSettings) -> Endpoint:

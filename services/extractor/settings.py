@@ -82,7 +82,7 @@ class OpenAISettings(BaseSettings):
     )
     redact: Annotated[list[Kind], NoDecode, Listed] = Field(
         ["addresses", "numbers"],
-        description="hidden in what is sent: e-mail addresses, phone numbers; comma-separated, empty: nothing",
+        description="hidden in what is sent: addresses (e-mail), numbers (phone), names (of people); empty: nothing",
     )
 
 

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.extractor.redaction import HIDDEN, redacted
+from services.extractor.redaction import HIDDEN, Redaction, redacted
+from services.extractor.spacy_pipeline import ModelUnavailable
+from services.extractor.worker import Worker
 
 BOTH = ("addresses", "numbers")
 
@@ -48,3 +50,17 @@ def test_nothing_moves_and_what_is_hidden_once_stays_hidden(text: str) -> None:
 def test_a_long_run_of_digits_or_letters_takes_no_time() -> None:
     for text in ("1 " * 20_000, "a" * 40_000, "a@" * 20_000, "1-" * 20_000 + "x", "(1)" * 13_000):
         assert len(redacted(text, BOTH)) == len(text)
+
+
+async def test_names_of_people_are_hidden_where_asked_for_and_nothing_moves(worker: Worker) -> None:
+    texts = ["Ask for Mary Johnson, or call 555-123-4567. Great sound!", "The strings broke.", "", "\ud800 bad"]
+    plain = await Redaction(BOTH, worker)(texts)
+    assert plain[0].startswith("Ask for Mary Johnson, or call █")
+    shown = await Redaction((*BOTH, "names"), worker)(texts)
+    assert shown[0] == "Ask for ████ ███████, or call ████████████. Great sound!"
+    assert shown[1:] == texts[1:]
+
+
+def test_names_without_what_finds_them_are_refused(worker: Worker) -> None:
+    with pytest.raises(ModelUnavailable, match="FINESTREAM_SPACY_MODEL"):
+        Redaction(("names",), worker, "no_such_model")
