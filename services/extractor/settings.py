@@ -55,7 +55,7 @@ class OpenAISettings(BaseSettings):
     daily_budget_usd: float = Field(
         0.0, ge=0, description="that each replica may spend in a day (UTC), by FINESTREAM_OPENAI_PRICES; 0: no limit"
     )
-    over_budget: Literal["wait"] | Offline = Field(
+    over_budget: Literal["wait", "rules", "spans"] = Field(
         "wait",
         description="when it is spent: wait for the next day, or let a local provider find the opinions",
     )
@@ -94,7 +94,7 @@ class ExtractorSettings(ServiceSettings):
     port: int = Field(50052, ge=0, le=65535, description="gRPC port; 0: any free one")
     metrics_port: int = Field(9102, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free")
     state: Path = Field(Path(".run/extractor"), description="folder of what an LLM was paid today, and of its answers")
-    provider: Offline | Literal["openai"] = Field(
+    provider: Literal["rules", "spans", "openai"] = Field(
         "rules", description="who finds opinions: spaCy's parse and rules, the small span model, or an LLM's endpoint"
     )
     embeddings: Literal["local", "openai"] = Field("local", description="who embeds phrases and texts")
