@@ -18,14 +18,13 @@ import msgspec
 from services.extractor import discovery
 from services.extractor.attributes import head_of
 from services.extractor.discovery import CLUSTERED, BadAttributes
-from services.extractor.findings import Found, Provider
+from services.extractor.findings import Found, Provider, answers_of
 from services.extractor.fit_projection import fit
 from services.extractor.main import embedding_of
 from services.extractor.providers import provider_of
 from services.extractor.settings import PROVIDERS, ExtractorSettings
 from services.extractor.worker import Worker
 from shared import logs, space
-from shared.errors import Unavailable
 from shared.experiments.bar import counted
 from shared.experiments.readers import BadLines
 from shared.jobs import ending
@@ -34,7 +33,6 @@ from shared.service import WrongSetting
 from shared.settings import read
 from shared.space import Space
 
-AT_ONCE: Final = 64  # texts that a provider is given together
 SEED: Final = 0  # of the sample: one file gives one proposal
 
 
@@ -67,14 +65,10 @@ async def _judged(provider: Provider, texts: Sequence[str]) -> Counter[str]:
     """How often each word is what an opinion is about; the whole thing is not counted."""
     judged: Counter[str] = Counter()
     with counted("reading reviews", len(texts)) as done:
-        for at in range(0, len(texts), AT_ONCE):
-            some = texts[at : at + AT_ONCE]
-            for answer in await provider.find(some):
-                if isinstance(answer, Unavailable):
-                    raise answer
-                if isinstance(answer, Found):
-                    judged.update(head for finding in answer.findings if (head := head_of(finding.aspect)))
-            done(len(some))
+        async for answer in answers_of(provider, texts):
+            if isinstance(answer, Found):
+                judged.update(head for finding in answer.findings if (head := head_of(finding.aspect)))
+            done(1)
     return judged
 
 

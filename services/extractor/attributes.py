@@ -44,7 +44,7 @@ class Attributes:
         named = [self._by_terms(aspect, opinion) for aspect, opinion in judged]
         unnamed = [i for i, name in enumerate(named) if name is None]
         # The head alone: "hosa cable" and "patch cable" are looked up once, as "cable".
-        heads = [_WORD.findall(judged[i][0])[-1] for i in unnamed]
+        heads = [head_of(judged[i][0]) for i in unnamed]
         alike = iter(await self._alike(heads) if heads else ())
         return [next(alike) if name is None else name for name in named]
 
@@ -52,9 +52,8 @@ class Attributes:
         """None: only the likeness of the aspect can tell."""
         if aspect in self._names:
             return aspect
-        words = _WORD.findall(aspect)
-        whole = not words or words[-1] in WHOLE
-        name = None if whole else self._term_in(words)
+        whole = not head_of(aspect)
+        name = None if whole else self._term_in(_WORD.findall(aspect))
         name = name or self._term_in(_WORD.findall(opinion))
         return name or (self._other if whole else None)
 

@@ -21,19 +21,17 @@ from rich.table import Table
 
 from services.extractor import gold
 from services.extractor.evaluation import Counted, Scores, scores_of
-from services.extractor.findings import Finding, NothingUsable, Provider
+from services.extractor.findings import Finding, NothingUsable, Provider, answers_of
 from services.extractor.gold import BadGold, GoldFile
 from services.extractor.providers import provider_of
 from services.extractor.settings import PROVIDERS, ExtractorSettings
 from services.extractor.worker import Worker
 from shared import logs, space
-from shared.errors import Unavailable
 from shared.hardware import cpu
 from shared.jobs import ending
 from shared.service import WrongSetting
 from shared.settings import read
 
-AT_ONCE: Final = 64  # texts that a provider is given together
 BEGIN: Final = "<!-- figures: written by `finestream evaluate-extraction` -->"
 END: Final = "<!-- end of the figures -->"
 COLUMNS: Final = (
@@ -117,12 +115,9 @@ async def _found(provider: Provider, texts: Sequence[str]) -> tuple[list[list[Fi
     """Findings of each text, and how many answers were of no use."""
     found: list[list[Finding]] = []
     unusable = 0
-    for at in range(0, len(texts), AT_ONCE):
-        for answer in await provider.find(texts[at : at + AT_ONCE]):
-            if isinstance(answer, Unavailable):
-                raise answer
-            unusable += isinstance(answer, NothingUsable)
-            found.append([] if isinstance(answer, NothingUsable) else answer.findings)
+    async for answer in answers_of(provider, texts):
+        unusable += isinstance(answer, NothingUsable)
+        found.append([] if isinstance(answer, NothingUsable) else answer.findings)
     return found, unusable
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from services.extractor.findings import Finding, Span
+from services.extractor.findings import Finding, Span, overlap
 from services.extractor.gold import GoldFile, GoldReview
 from services.extractor.quotes import locate
 
@@ -112,7 +112,7 @@ def _inside(text: str, quote: Span | None, words: str) -> Span | None:
 
 def on_words(span: Span, words: Sequence[Span]) -> Span:
     """From the first to the last word that the span touches: people mark whole words."""
-    touched = [word for word in words if word[0] < span[1] and span[0] < word[1]]
+    touched = [word for word in words if overlap(word, span)]
     return (touched[0][0], touched[-1][1]) if touched else span
 
 
@@ -124,7 +124,7 @@ def lenient(one: Span | None, other: Span | None) -> bool:
     """They share a word, or no word names either."""
     if one is None or other is None:
         return one is other
-    return one[0] < other[1] and other[0] < one[1]
+    return overlap(one, other)
 
 
 def matches(found: Sequence[Pair], marked: Sequence[Pair], same: Same) -> list[tuple[int, int]]:

@@ -1,16 +1,21 @@
 """What a provider finds in a text, before it is checked, mapped to an attribute and embedded."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from shared.errors import FinestreamError, Unavailable
 
 Span: TypeAlias = tuple[int, int]  # code points [start, end)
+AT_ONCE: Final = 64  # texts of a file that a provider is given together
 # Why a provider gave nothing for a text; labels of a metric.
 Failure = Literal[
     "refusal", "content_filter", "truncated", "invalid_json", "wrong_schema", "empty_answer", "rejected"
 ]  # fmt: skip
+
+
+def overlap(one: Span, other: Span) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +68,12 @@ class Provider(Protocol):
     async def close(self) -> None:
         """Gives back what it holds open."""
         ...
+
+
+async def answers_of(provider: Provider, texts: Sequence[str]) -> AsyncIterator[Found | NothingUsable]:
+    """The answers to many texts, in order, AT_ONCE asked together. Raises Unavailable."""
+    for at in range(0, len(texts), AT_ONCE):
+        for answer in await provider.find(texts[at : at + AT_ONCE]):
+            if isinstance(answer, Unavailable):
+                raise answer
+            yield answer

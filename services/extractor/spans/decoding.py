@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from services.extractor.findings import Span
+from services.extractor.findings import Span, overlap
 from services.extractor.spans.network import (
     ASPECT,
     NONE,
@@ -104,7 +104,3 @@ def _contradict(one: SpanPair, other: SpanPair) -> bool:
     if one.opinion != other.opinion:
         return overlap(one.opinion, other.opinion)
     return one.aspect is None or other.aspect is None or overlap(one.aspect, other.aspect)
-
-
-def overlap(one: Span, other: Span) -> bool:
-    return one[0] < other[1] and other[0] < one[1]

@@ -10,9 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.extractor.findings import Span
+from services.extractor.findings import Span, overlap
 from services.extractor.gold import GoldFile, GoldPair, GoldReview
-from services.extractor.spans.decoding import Scored, SpanPair, decode, overlap, pairs_of
+from services.extractor.spans.decoding import Scored, SpanPair, decode, pairs_of
 from services.extractor.spans.model import About, Spans, WeightsUnavailable, load, save
 from services.extractor.spans.network import (
     ASPECT,
