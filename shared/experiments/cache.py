@@ -53,7 +53,7 @@ class Outcome:
 def key_of(experiment: Experiment, row: Row, seed: int, device: str) -> str:
     """The name of the folder."""
     told = {
-        "data": _data(experiment.spec),
+        "data": _data(experiment.spec_of(row)),
         "kind": row.kind,
         "config": dict(sorted(row.values.items())),
         "seed": seed,
@@ -102,10 +102,10 @@ def sources() -> dict[str, str]:
 
 def _data(spec: DataSpec) -> dict[str, Any]:
     """What of a data set decides results: contents, not where they lie. Who extracted is in the extraction's name."""
-    told = {name: value for name, value in asdict(spec).items() if name not in ("name", "cache", *FILES)}
+    told = {name: value for name, value in asdict(spec).items() if name not in ("name", "cache", "extractor", *FILES)}
     files = {name: _digest(path) for name in FILES if (path := getattr(spec, name)) is not None}
     if spec.reviews is not None and spec.text:
-        told["extracted"] = extracted(spec.reviews, spec.items, spec.space, spec.cache).name
+        told["extracted"] = extracted(spec.reviews, spec.items, spec.space, spec.cache, spec.extractor).name
     if spec.archive is not None:
         from shared import archive  # needs a file system library that files do not
 

@@ -9,6 +9,7 @@
     kind = "finerec"
     label = "FineRec, no opinions"  # as it is called in the tables; the kind itself where it is absent
     against = "FineRec"             # compared with this row; with the best baseline where it is absent
+    data = { pairs = "none" }       # instead of what [data] says: of who extracts, and of what is kept of it
     opinions = false                # all other keys are fields of the model's Config
 
 Whatever is wrong in a file is one sentence: `WrongConfig`.
@@ -16,7 +17,7 @@ Whatever is wrong in a file is one sentence: `WrongConfig`.
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ from shared.models.registry import MODELS, build, checked, needs_schema
 
 SHIPPED: Final = Path(__file__).parent / "configs"
 DEFAULT_SEEDS: Final = 3
+OF_A_ROW: Final = ("extractor", "pairs")  # of a DataSpec: whatever they are, the same targets are asked
 
 
 class WrongConfig(Exception):
@@ -42,6 +44,7 @@ class Row:
     values: Mapping[str, Any]  # fields of its Config that are not the defaults
     baseline: bool
     against: str | None
+    data: Mapping[str, Any] = field(default_factory=dict)  # of OF_A_ROW
 
     def config(self, schema: Schema | None = None) -> Any:
         """The model's Config; `schema` goes into a config that has one. Raises ValueError for values it refuses."""
@@ -65,6 +68,12 @@ class Experiment:
     @cached_property
     def spec(self) -> DataSpec:
         return DataSpec.of(self.data, self.root)
+
+    def data_of(self, row: Row) -> dict[str, Any]:
+        return {**self.data, **row.data}
+
+    def spec_of(self, row: Row) -> DataSpec:
+        return DataSpec.of(self.data_of(row), self.root) if row.data else self.spec
 
     def seeds_of(self, row: Row) -> list[int]:
         """A model without randomness is fitted once."""
@@ -111,7 +120,8 @@ def _experiment(name: str, table: dict[str, Any], root: Path, seeds: int | None)
     for row in rows:
         if row.against is not None and row.against not in labels:
             raise ValueError(f"{row.label!r} is compared with {row.against!r}, which is no label here")
-    experiment.spec  # noqa: B018  # what is wrong in it is to be said now
+    for row in rows:
+        experiment.spec_of(row)  # what is wrong in it is to be said now
     return experiment
 
 
@@ -125,9 +135,12 @@ def _row(table: Any) -> Row:
     label = _taken(values, "label", str, kind)
     baseline = _taken(values, "baseline", bool, MODELS[kind].baseline)
     against = _taken(values, "against", str, "") or None
+    data = _taken(values, "data", dict, {})
+    if wrong := sorted(data.keys() - set(OF_A_ROW)):
+        raise ValueError(f"model {label!r}: data of a row has {', '.join(OF_A_ROW)}, not {', '.join(wrong)}")
     try:
         kind_of_config = MODELS[kind].load()[0]
-        row = Row(label, kind, checked(kind_of_config, values), baseline, against)
+        row = Row(label, kind, checked(kind_of_config, values), baseline, against, data)
         if not needs_schema(kind_of_config):
             row.config()
     except (ValueError, ImportError, AttributeError) as error:

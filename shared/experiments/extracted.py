@@ -6,6 +6,7 @@ writes into another one, which is renamed when it has ended well. One process at
 
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared import archive, logs
 
 JOB: Final = "services.extractor.backfill"
+PROVIDER: Final = "FINESTREAM_EXTRACTOR_PROVIDER"
 log = logs.get(__name__)
 
 
@@ -36,19 +38,22 @@ class Extractor(BaseSettings):
     version: int = 1
 
 
-def extracted(reviews: Path, items: Path | None, space: str, cache: Path) -> Path:
+def extracted(reviews: Path, items: Path | None, space: str, cache: Path, provider: str = "") -> Path:
     """The event log of these files, made now if there is none: about a minute for 3,500 reviews on one core.
 
-    Raises OSError for a file that cannot be read, ExtractionFailed when the job fails.
+    `provider`: who finds the opinions, instead of the one that is set. Raises OSError for a file that cannot be read,
+    ExtractionFailed when the job fails.
     """
-    folder = cache / f"extracted-{_key(reviews, items, space)}"
+    by = Extractor()
+    by.provider = provider or by.provider
+    folder = cache / f"extracted-{_key(reviews, items, space, by)}"
     cache.mkdir(parents=True, exist_ok=True)
     with _alone(folder.with_suffix(".lock")) as lock:
         if not folder.exists():
             unfinished = folder.with_suffix(".unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)  # what a killed job left: nobody else is at it
             log.info("extracting opinions and embeddings, once for this file", file=reviews.name, into=str(folder))
-            _run(reviews, items, space, unfinished, lock)
+            _run(reviews, items, space, by.provider, unfinished, lock)
             unfinished.rename(folder)
     return folder
 
@@ -59,8 +64,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _key(reviews: Path, items: Path | None, space: str) -> str:
-    by = Extractor()
+def _key(reviews: Path, items: Path | None, space: str, by: Extractor) -> str:
     files = (digest(reviews), digest(items) if items else "")
     told = [str(archive.FORMAT), *files, space, by.provider, by.embeddings, str(by.version)]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:24]
@@ -73,11 +77,11 @@ def _alone(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _run(reviews: Path, items: Path | None, space: str, out: Path, lock: IO[bytes]) -> None:
+def _run(reviews: Path, items: Path | None, space: str, provider: str, out: Path, lock: IO[bytes]) -> None:
     command = [sys.executable, "-m", JOB, "--reviews", str(reviews), "--out", str(out), "--space", space]
     if items is not None:
         command += ["--items", str(items)]
     # The job holds the lock too: when only we are killed, nobody may clear away what it still writes.
-    ended = subprocess.run(command, check=False, pass_fds=[lock.fileno()])
+    ended = subprocess.run(command, check=False, pass_fds=[lock.fileno()], env={**os.environ, PROVIDER: provider})
     if ended.returncode:
         raise ExtractionFailed(f"extracting opinions from {reviews.name} failed with exit code {ended.returncode}")

@@ -51,7 +51,7 @@ class Asked:
     @staticmethod
     def of(experiment: Experiment, row: Row, seed: int, device: str, folder: Path) -> "Asked":
         root = str(experiment.root)
-        return Asked(dict(experiment.data), root, row.kind, dict(row.values), seed, device, str(folder))
+        return Asked(experiment.data_of(row), root, row.kind, dict(row.values), seed, device, str(folder))
 
     def line(self) -> str:
         return json.dumps(asdict(self), default=str)

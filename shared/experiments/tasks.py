@@ -21,6 +21,7 @@ from shared import space
 from shared.events import Event, Interaction, Item, ItemSemantics, Opinions
 from shared.experiments import readers, texts
 from shared.experiments.extracted import extracted
+from shared.experiments.pairs import Pairs, with_pairs
 from shared.graph.fold import UserFact, fold_user
 from shared.graph.state import ItemNode, UserState
 from shared.models.dataset import (
@@ -58,8 +59,10 @@ class DataSpec:
     validation: float = 0.1  # of "time": the share of the training interactions, at their end, to choose by
     repeats: bool = False  # items that a user has met are asked again, and not masked; always so in "sampled"
     negatives: int = 100  # of "sampled"
-    seed: int = 0  # of the negatives
+    seed: int = 0  # of the negatives, and of shuffled pairs
     only_met: bool = False  # the catalogue is the items with interactions; else all that has a description too
+    extractor: str = ""  # who finds the opinions in `reviews`; empty: as the extractor's settings say
+    pairs: Pairs = "found"  # or "shuffled" among the reviews, or "none"
     text: bool = True  # with opinions and text embeddings; False: ids only, which is quick
     space: str = space.DEFAULT_SPACE
     cache: Path = Path(".run/experiments")  # where opinions and embeddings are kept
@@ -110,7 +113,7 @@ def load(spec: DataSpec) -> Task:
     Raises OSError or archive.BadArchive for what cannot be read, extracted.ExtractionFailed, ValueError for what the
     protocol cannot ask.
     """
-    return task_of(spec, events_of(spec))
+    return task_of(spec, with_pairs(events_of(spec), spec.pairs, spec.seed))
 
 
 def task_of(spec: DataSpec, events: Iterable[Event]) -> Task:
@@ -143,7 +146,8 @@ def events_of(spec: DataSpec) -> Iterator[Event]:
         told = texts.item_texts(spec.attributes, spec.names)
         yield from texts.semantics(told, space.load(spec.space), spec.cache)
     if spec.reviews is not None and spec.text:
-        yield from readers.read_archive(str(extracted(spec.reviews, spec.items, spec.space, spec.cache)), spec.space)
+        found = extracted(spec.reviews, spec.items, spec.space, spec.cache, spec.extractor)
+        yield from readers.read_archive(str(found), spec.space)
     elif spec.reviews is not None:
         bad, bad_items = readers.BadLines(spec.reviews), readers.BadLines(spec.items or spec.reviews)
         yield from readers.read_amazon(spec.reviews, spec.items, bad, bad_items)

@@ -32,6 +32,7 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     (given.out / "half").unlink()
     (given.out / "whole").write_text(told)
+    (given.out / "by").write_text(os.environ["FINESTREAM_EXTRACTOR_PROVIDER"])
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,14 @@ def test_models_without_randomness_are_fitted_once(tmp_path: Path) -> None:
     assert [found.seeds_of(row) for row in found.rows] == [[1], [1, 2]]
 
 
+def test_a_row_may_have_its_own_pairs_and_all_else_of_the_data_is_the_files(tmp_path: Path) -> None:
+    models = '[[model]]\nkind = "popularity"\n[[model]]\nlabel = "n"\nkind = "popularity"\ndata = { pairs = "none" }\n'
+    found = read(str(write_config(tmp_path / "a.toml", models)), tmp_path)
+    as_file, own = map(found.spec_of, found.rows)
+    assert as_file == found.spec
+    assert own == replace(found.spec, pairs="none")
+
+
 @pytest.mark.parametrize(
     ("models", "says"),
     [
@@ -59,6 +68,8 @@ def test_models_without_randomness_are_fitted_once(tmp_path: Path) -> None:
         ('[[model]]\nlabel = "x"\n', "kind is missing"),
         ('[[model]]\nkind = "sasrec"\n[[model]]\nkind = "sasrec"\n', "the label 'sasrec' is there twice"),
         ('[[model]]\nkind = "sasrec"\nagainst = "nobody"\n', "compared with 'nobody', which is no label here"),
+        ('[[model]]\nkind = "sasrec"\ndata = { split = 0.5 }\n', "data of a row has extractor, pairs, not split"),
+        ('[[model]]\nkind = "sasrec"\ndata = { pairs = "some" }\n', "data set made-up: Invalid enum value 'some'"),
         ("", "model is missing"),
     ],
 )

@@ -155,9 +155,10 @@ def test_the_key_is_of_what_decides_a_result_and_of_nothing_else(tmp_path: Path)
         key_of(found, row, 1, "cuda"),
         key_of(found, replace(row, values={"k": 7}), 1, "cpu"),
         key_of(found, found.rows[0], 1, "cpu"),
+        key_of(found, replace(row, data={"pairs": "none"}), 1, "cpu"),
         key_of(experiment(tmp_path / "half", data=DATA + "split = 0.5\n"), row, 1, "cpu"),
     }
-    assert len(others | {key}) == 6
+    assert len(others | {key}) == 7
     with (tmp_path / "log.txt").open("a") as log:
         log.write("u0 i0 1600000000\n")
     cache.forget_digests()

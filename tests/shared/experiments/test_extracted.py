@@ -39,11 +39,14 @@ def test_a_file_is_extracted_once_and_again_when_anything_that_it_depends_on_cha
     assert (first / "whole").read_text() == "kept", "the job has not run again"
     items.write_text("told")
     found = {first, extracted.extracted(reviews, items, SPACE, cache), extracted.extracted(reviews, None, "x", cache)}
+    assert extracted.extracted(reviews, None, SPACE, cache, Extractor().provider) == first
+    found.add(extracted.extracted(reviews, None, SPACE, cache, "another"))
+    assert {(folder / "by").read_text() for folder in found} == {Extractor().provider, "another"}
     monkeypatch.setenv("FINESTREAM_EXTRACTOR_VERSION", "2")
     found.add(extracted.extracted(reviews, None, SPACE, cache))
     reviews.write_text("well then")
     found.add(extracted.extracted(reviews, None, SPACE, cache))
-    assert len(found) == 5
+    assert len(found) == 6
 
 
 @pytest.mark.parametrize("end", ["fail", "kill"])
@@ -57,7 +60,7 @@ def test_a_job_that_did_not_end_well_leaves_nothing_that_looks_complete(
     assert not [path for path in (tmp_path / "cache").glob("extracted-*") if not path.suffix]
     monkeypatch.delenv("EXTRACTION_JOB_END")
     folder = extracted.extracted(reviews, None, SPACE, tmp_path / "cache")
-    assert [path.name for path in folder.iterdir()] == ["whole"]
+    assert {path.name for path in folder.iterdir()} == {"whole", "by"}
 
 
 def test_of_two_that_want_the_same_one_waits_for_the_other(reviews: Path, tmp_path: Path) -> None:
@@ -98,7 +101,7 @@ def test_a_job_whose_starter_was_killed_is_waited_for(reviews: Path, tmp_path: P
     go.touch()
     second.join(60)
     assert not second.is_alive()
-    assert [path.name for path in (tmp_path / "cache").glob("extracted-*/*")] == ["whole"]
+    assert {path.name for path in (tmp_path / "cache").glob("extracted-*/*")} == {"whole", "by"}
 
 
 def test_what_is_taken_for_the_extractors_defaults_are_its_defaults() -> None:
