@@ -23,7 +23,6 @@ from shared.graph import fold
 from shared.graph.state import ItemNode, UserState, item_from_bytes, to_bytes, user_from_bytes
 
 State = TypeVar("State", UserState, ItemNode)
-ENTRY_BYTES: Final = 150  # of a cached state besides its own: two objects' heads and the place in the table
 GET_NODES: Final = 1000
 
 
@@ -49,7 +48,7 @@ class Nodes(Generic[State]):
         self._store = store
         # Encoded: a fifth of the memory of decoded ones, and in one piece. What a state is decoded into is small and
         # new; as it lay, in a hundred places of a large memory, each event waited for those.
-        self._cache: Cache[bytes] = Cache(cache_bytes)
+        self._cache = Cache(cache_bytes)
         self.lock = asyncio.Lock()
 
     async def load(self, ids: Sequence[str]) -> dict[str, State]:
@@ -57,7 +56,7 @@ class Nodes(Generic[State]):
         known, unknown = self._cached(ids)
         for node, held in (await self._stored(unknown)).items():
             known[node] = self._kind.decode(held)
-            self._remember(node, held)
+            self._cache.put(node, held)
         return known
 
     async def read(self, ids: Sequence[str]) -> dict[str, State]:
@@ -85,14 +84,14 @@ class Nodes(Generic[State]):
             for row in rows:
                 if row.id not in newer:
                     written[row.id] = pending.pop(row.id)
-                    self._remember(row.id, row.state)
+                    self._cache.put(row.id, row.state)
             metrics.MERGES.labels(self._kind.name).inc(len(pending))
             pending = {
                 node: self._kind.merge(state, self._kind.decode(newer[node].state)) for node, state in pending.items()
             }
             before = {}  # another writer's vectors are not those of the joined state
         metrics.WRITES.labels(self._kind.name).inc(len(written))
-        metrics.CACHE_BYTES.labels(self._kind.name).set(self._cache.bytes)
+        metrics.CACHE_BYTES.labels(self._kind.name).set(self._cache.size)
         return written
 
     def _next_version(self, state: State) -> State:
@@ -118,9 +117,6 @@ class Nodes(Generic[State]):
             part = await self._store.get(self._kind.name, ids[start : start + GET_NODES])
             found |= {node: held.state for node, held in part.items()}
         return found
-
-    def _remember(self, node: str, state: bytes) -> None:
-        self._cache.put(node, state, ENTRY_BYTES + len(state) + len(node))
 
 
 def users(store: Store, derived: Derived, cache_bytes: int, first_version: int = 1) -> Nodes[UserState]:

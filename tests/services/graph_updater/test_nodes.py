@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.graph_updater.cache import Cache
+from services.graph_updater.cache import ENTRY_BYTES, Cache
 from shared.graph import fold
 from shared.graph.state import UserState
 from tests.services.graph_updater.building import build
@@ -12,33 +12,41 @@ from tests.services.graph_updater.doubles import MemoryStore, click, deliver
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 60)), max_size=80))
 def test_a_cache_never_exceeds_its_bound_and_gives_what_was_put_last(puts: list[tuple[int, int]]) -> None:
-    cache: Cache[int] = Cache(100)
-    last: dict[str, int] = {}
+    cache = Cache(8 * ENTRY_BYTES)
+    last: dict[str, bytes] = {}
     for number, (key, size) in enumerate(puts):
-        cache.put(str(key), number, size)
-        last[str(key)] = number
-        assert cache.bytes <= 100
-        assert cache.get(str(key)) == number
-    assert all(cache.get(key) in (None, number) for key, number in last.items())
+        last[str(key)] = bytes([number]) * size
+        cache.put(str(key), last[str(key)])
+        assert cache.size <= 8 * ENTRY_BYTES
+        assert cache.get(str(key)) == last[str(key)]
+        assert cache.size <= 8 * ENTRY_BYTES
+    assert all(cache.get(key) in (None, state) for key, state in last.items())
     for key in last:
         cache.drop(key)
-    assert (len(cache), cache.bytes) == (0, 0)
+    assert (len(cache), cache.size) == (0, 0)
 
 
-def test_the_least_recently_used_goes_first_and_what_is_too_large_is_not_kept() -> None:
-    cache: Cache[str] = Cache(10)
-    cache.put("a", "A", 5)
-    cache.put("b", "B", 5)
-    cache.get("a")
-    cache.put("c", "C", 5)
-    assert [cache.get(key) for key in "abc"] == ["A", None, "C"]
-    cache.put("a", "AA", 11)
-    assert cache.get("a") is None
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=80))
+def test_what_was_used_among_the_last_half_is_there(uses: list[tuple[int, bool]]) -> None:
+    cache = Cache(8 * (ENTRY_BYTES + 2))  # of states of one byte: four in a half
+    for at, (key, put) in enumerate(uses):
+        if put or cache.get(str(key)) is None:
+            cache.put(str(key), b"s")
+        lately: list[int] = list(dict.fromkeys(used for used, _ in reversed(uses[: at + 1])))[:4]
+        held = cache._young | cache._old  # to ask would be to use
+        assert {str(used) for used in lately} <= held.keys()
+
+
+def test_what_is_larger_than_half_is_not_kept_nor_is_what_it_replaces() -> None:
+    cache = Cache(8 * ENTRY_BYTES)
+    cache.put("a", b"small")
+    cache.put("a", bytes(4 * ENTRY_BYTES))
+    assert (cache.get("a"), len(cache), cache.size) == (None, 0, 0)
 
 
 async def test_states_survive_being_pushed_out_of_the_cache() -> None:
     built = build(cache_megabytes=1)
-    built.graph.users._cache._max_bytes = 3000  # holds some two of the twenty
+    built.graph.users._cache._half = 1500  # holds a few of the twenty
     facts = [click(n, user=f"u{n % 20}") for n in range(200)]
     for start in range(0, 200, 10):
         await built.graph.on_users([deliver(f, n) for n, f in enumerate(facts[start : start + 10], start)])
