@@ -22,7 +22,8 @@ def overlap(one: Span, other: Span) -> bool:
 class Finding:
     """One opinion as the provider words it. Nothing in it is trusted.
 
-    `aspect` is what is judged: a word of the text, a name of the attribute set, or empty for the whole thing.
+    `aspect` is what is judged, in words of the text or other ones; empty for the whole thing. `attribute` is a name
+    of the attribute set, from a provider that chose one.
     `near` is where the quote should begin (code points); -1: not known. Stronger opinions are kept first.
     `aspect_at` and `opinion_at` are where the words lie, from a provider that knows; None: nowhere, or not known.
     """
@@ -35,6 +36,7 @@ class Finding:
     strength: float = 1.0
     aspect_at: Span | None = None
     opinion_at: Span | None = None
+    attribute: str = ""
 
 
 class NothingUsable(FinestreamError):

@@ -244,7 +244,7 @@ async def test_over_budget_the_offline_provider_finds_and_signs_what_it_found(
         provider = provider_of(given, general, worker)
         extracted = await extraction_by(provider).pairs(["The sound is warm.", "The screen is gorgeous."])
         await provider.close()
-    assert [one.extractor for one in extracted] == ["openai/gpt-4o-mini+prompt-1", "rules/en_core_web_sm+vader"]
+    assert [one.extractor for one in extracted] == ["openai/gpt-4o-mini+prompt-2", "rules/en_core_web_sm+vader"]
     assert [pair.quote for pair in extracted[1].pairs] == ["screen is gorgeous"]
 
 
