@@ -95,7 +95,7 @@ class Extraction:
 
     def _failed(self, answer: NothingUsable) -> Extracted:
         metrics.FAILURES.labels(answer.reason).inc()
-        return Extracted(self._provider.name, failure=answer.reason)
+        return Extracted(answer.by or self._provider.name, failure=answer.reason)
 
 
 def choose(found: Sequence[tuple[str, Proven]]) -> list[tuple[str, Proven]]:

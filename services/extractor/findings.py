@@ -10,7 +10,8 @@ Span: TypeAlias = tuple[int, int]  # code points [start, end)
 AT_ONCE: Final = 64  # texts of a file that a provider is given together
 # Why a provider gave nothing for a text; labels of a metric.
 Failure = Literal[
-    "refusal", "content_filter", "truncated", "invalid_json", "wrong_schema", "empty_answer", "rejected"
+    "refusal", "content_filter", "truncated", "invalid_json", "wrong_schema", "empty_answer", "rejected",
+    "unsupported_language",
 ]  # fmt: skip
 
 
@@ -40,11 +41,15 @@ class Finding:
 
 
 class NothingUsable(FinestreamError):
-    """The provider answered, but not with opinions, and asking again would not help."""
+    """The provider answered, but not with opinions, and asking again would not help.
 
-    def __init__(self, reason: Failure) -> None:
+    `by`: who it was, where the provider that was asked may have left the text to another.
+    """
+
+    def __init__(self, reason: Failure, by: str = "") -> None:
         super().__init__(f"the provider's answer cannot be used: {reason}")
         self.reason: Failure = reason
+        self.by = by
 
 
 @dataclass(frozen=True, slots=True)

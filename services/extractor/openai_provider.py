@@ -163,7 +163,7 @@ def _parsed(content: str) -> Answer:
 
 
 def _finding(pair: AnsweredPair, text: str, shown: str, other: str) -> Finding:
-    """`shown` is as long as the text, so what is quoted of it lies at the same place of the text itself."""
+    """What is quoted of `shown` lies at the same place of the text: what was hidden there is as long as it was."""
     at = locate(shown, pair.quote)
     free = pair.attribute == other and head_of(pair.aspect) != ""
     return Finding(

@@ -230,6 +230,16 @@ async def test_whatever_is_said_a_place_lies_in_the_text_and_holds_it(
                 assert TEXT.startswith(finding.quote, finding.near)
 
 
+async def test_a_foreign_review_is_asked_about_and_its_quote_stays_in_its_language(extract: Callable[..., Any]) -> None:
+    text = "Leider hält der Akku nicht lange, aber der Bildschirm ist wunderschön."
+    answer = answering(("performance", "does not last", "negative", "hält der Akku nicht lange", "Akku"))
+    async with endpoint([(200, answer)]) as running:
+        extracted = await extract(running.base_url, text)
+    assert [(p.attribute, p.phrase, p.quote) for p in extracted.pairs] == [
+        ("performance", "does not last", "hält der Akku nicht lange")
+    ]
+
+
 async def test_a_quote_that_is_not_in_the_text_is_dropped(extract: Callable[..., Any]) -> None:
     answer = answering(
         ("performance", "dies fast", "negative", "the battery lasts an hour"),
