@@ -15,7 +15,7 @@ LANGUAGES: Final = (
     "it", "ja", "ko", "lt", "lv", "ms", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sr", "sv", "ta", "th", "tl",
     "tr", "uk", "ur", "vi", "zh", NO_LANGUAGE,
 )  # fmt: skip
-READ_CHARS: Final = 200  # more changes few answers and takes longer
+READ_CHARS: Final = 200  # more takes longer and changes few answers
 FEWEST_BYTES: Final = 12  # bytes, since a Chinese word of two letters tells as much as an English one of six
 # Probability of English below which a text surely is not: no review of 17,851 English ones is (docs/extraction.md).
 SURELY_NOT: Final = 0.01

@@ -123,6 +123,11 @@ async def test_what_is_surely_not_english_is_not_read_and_the_others_keep_their_
     assert reading.read[-1] == GERMAN, "where nobody tells languages everything is read"
 
 
+async def test_a_batch_without_an_english_review_is_answered_too(rules: Rules, worker: Worker) -> None:
+    answers = await OfflineProvider("rules/test", rules, worker, Languages()).find([GERMAN, CHINESE])
+    assert [isinstance(answer, NothingUsable) for answer in answers] == [True, True]
+
+
 async def test_every_pair_of_a_published_text_is_proven(offline: Extraction) -> None:
     texts = [
         "The battery dies fast but the screen is gorgeous.",
