@@ -69,9 +69,8 @@ def scores_of(file: GoldFile, findings: Sequence[Sequence[Finding]]) -> Scores:
 
 def _score(scores: Scores, review: GoldReview, findings: Sequence[Finding], names_implicit: bool) -> None:
     scores.findings += len(findings)
-    grounded = [finding for finding in findings if locate(review.text, finding.quote, finding.near) is not None]
-    scores.grounded += len(grounded)
-    placed = [(pair, finding.polarity) for finding in grounded if (pair := pair_of(review, finding)) is not None]
+    placed = [(pair, finding.polarity) for finding in findings if (pair := pair_of(review, finding)) is not None]
+    scores.grounded += len(placed)
     placed = [(pair, polarity) for pair, polarity in placed if names_implicit or pair[0] is not None]
     # A pair that is found twice is one, with the polarity that was named first.
     polarity_of = dict(reversed(placed))
@@ -90,24 +89,15 @@ def _count(counted: Counted, found: Collection[Span], marked: Collection[Span]) 
 
 
 def pair_of(review: GoldReview, finding: Finding) -> Pair | None:
-    """The finding on the review's words: where it says, else where its words are, in the quote if they are there.
+    """The finding on the review's words; an opinion in words that the review has not stands where its quote stands.
 
-    None where the opinion's words are not in the text.
+    None where the quote is not in the text.
     """
     quote = locate(review.text, finding.quote, finding.near)
-    opinion = finding.opinion_at or _inside(review.text, quote, finding.opinion)
-    if opinion is None:
+    if quote is None:
         return None
-    aspect = finding.aspect_at
-    if aspect is None and finding.opinion_at is None:
-        aspect = _inside(review.text, quote, finding.aspect)
+    aspect, opinion = finding.aspect_at, finding.opinion_at or quote
     return aspect and on_words(aspect, review.words), on_words(opinion, review.words)
-
-
-def _inside(text: str, quote: Span | None, words: str) -> Span | None:
-    if quote is not None and (span := locate(text[slice(*quote)], words)) is not None:
-        return quote[0] + span[0], quote[0] + span[1]
-    return locate(text, words)
 
 
 def on_words(span: Span, words: Sequence[Span]) -> Span:

@@ -34,7 +34,7 @@ class Extracted:
 class Proven:
     """A finding whose quote is in the text."""
 
-    aspect: str
+    judged: str  # a name of the set, or words that are to be mapped to one
     phrase: str
     polarity: int
     start: int
@@ -81,7 +81,7 @@ class Extraction:
         return extracted
 
     async def _paired(self, texts: Sequence[str], proven: Sequence[Sequence[Proven]]) -> list[tuple[Pair, ...]]:
-        names = iter(await self._attributes([(p.aspect, p.phrase) for found in proven for p in found]))
+        names = iter(await self._attributes([(p.judged, p.phrase) for found in proven for p in found]))
         chosen = [choose([(next(names), p) for p in found]) for found in proven]
         phrases = [opinion_text(p.phrase, p.polarity) for found in chosen for _, p in found]
         vectors = iter(await self._vectors.opinions(phrases) if phrases else ())
@@ -95,7 +95,7 @@ class Extraction:
 
     def _failed(self, answer: NothingUsable) -> Extracted:
         metrics.FAILURES.labels(answer.reason).inc()
-        return Extracted(self._provider.name, failure=answer.reason)
+        return Extracted(answer.by or self._provider.name, failure=answer.reason)
 
 
 def choose(found: Sequence[tuple[str, Proven]]) -> list[tuple[str, Proven]]:
@@ -120,7 +120,7 @@ def _proven(text: str, findings: Sequence[Finding]) -> list[Proven]:
         if span is None or not phrase:
             metrics.DROPPED.labels("quote_not_found" if span is None else "no_opinion").inc()
             continue
-        aspect = clean(finding.aspect, MAX_ASPECT_BYTES)
+        judged = clean(finding.attribute or finding.aspect, MAX_ASPECT_BYTES)
         start, end = span[0], shortened(text, *span, phrase)
-        proven.append(Proven(aspect, phrase, finding.polarity, start, end, finding.strength))
+        proven.append(Proven(judged, phrase, finding.polarity, start, end, finding.strength))
     return proven

@@ -10,7 +10,8 @@ Span: TypeAlias = tuple[int, int]  # code points [start, end)
 AT_ONCE: Final = 64  # texts of a file that a provider is given together
 # Why a provider gave nothing for a text; labels of a metric.
 Failure = Literal[
-    "refusal", "content_filter", "truncated", "invalid_json", "wrong_schema", "empty_answer", "rejected"
+    "refusal", "content_filter", "truncated", "invalid_json", "wrong_schema", "empty_answer", "rejected",
+    "unsupported_language",
 ]  # fmt: skip
 
 
@@ -22,7 +23,8 @@ def overlap(one: Span, other: Span) -> bool:
 class Finding:
     """One opinion as the provider words it. Nothing in it is trusted.
 
-    `aspect` is what is judged: a word of the text, a name of the attribute set, or empty for the whole thing.
+    `aspect` is what is judged, in words of the text or other ones; empty for the whole thing. `attribute` is a name
+    of the attribute set, from a provider that chose one.
     `near` is where the quote should begin (code points); -1: not known. Stronger opinions are kept first.
     `aspect_at` and `opinion_at` are where the words lie, from a provider that knows; None: nowhere, or not known.
     """
@@ -35,14 +37,19 @@ class Finding:
     strength: float = 1.0
     aspect_at: Span | None = None
     opinion_at: Span | None = None
+    attribute: str = ""
 
 
 class NothingUsable(FinestreamError):
-    """The provider answered, but not with opinions, and asking again would not help."""
+    """The provider answered, but not with opinions, and asking again would not help.
 
-    def __init__(self, reason: Failure) -> None:
+    `by`: who it was, where the provider that was asked may have left the text to another.
+    """
+
+    def __init__(self, reason: Failure, by: str = "") -> None:
         super().__init__(f"the provider's answer cannot be used: {reason}")
         self.reason: Failure = reason
+        self.by = by
 
 
 @dataclass(frozen=True, slots=True)

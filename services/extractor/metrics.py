@@ -7,7 +7,14 @@ from prometheus_client import Counter, Gauge, Histogram
 from shared.metrics import LATENCY_BUCKETS
 
 REVIEWS: Final = Counter(
-    "finestream_extractor_reviews_total", "Reviews published as opinions: with pairs, empty, or failed", ["outcome"]
+    "finestream_extractor_reviews_total",
+    "Reviews published as opinions: with pairs, empty, unsupported (in a language that is not read), or failed",
+    ["outcome"],
+)
+FOREIGN: Final = Counter(
+    "finestream_extractor_foreign_texts_total",
+    "Texts that rules and spans do not read, by their language",
+    ["language"],
 )
 ITEMS: Final = Counter("finestream_extractor_items_total", "Items read: embedded, or without a text", ["outcome"])
 PAIRS: Final = Counter("finestream_extractor_pairs_total", "Pairs kept", ["polarity"])

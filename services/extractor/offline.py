@@ -1,10 +1,12 @@
-"""The provider without an LLM: dependency rules over spaCy's parse, polarity from a lexicon."""
+"""Providers without an LLM, which read English; and one finder: rules over spaCy's parse, polarity from a lexicon."""
 
 import re
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from services.extractor.findings import Answered, Finding, Found, Span
+from services.extractor import metrics
+from services.extractor.findings import Answered, Finding, Found, NothingUsable, Span
+from services.extractor.languages import Languages
 from services.extractor.lexicon import Lexicon
 from services.extractor.rules import PLAIN_ADVERBS, Judgement, judgements
 from services.extractor.sentences import sentences_of
@@ -62,13 +64,29 @@ class Finder(Protocol):
 class OfflineProvider:
     """A finder in the worker thread, as a Provider."""
 
-    def __init__(self, name: str, finder: Finder, worker: Worker) -> None:
+    def __init__(self, name: str, finder: Finder, worker: Worker, languages: Languages | None = None) -> None:
+        """`languages`: of texts that are surely not English nothing is said; None: all are read as if they were."""
         self.name = name
         self._finder = finder
         self._worker = worker
+        self._languages = languages
 
     async def find(self, texts: Sequence[str]) -> list[Answered]:
-        return [Found(findings, self.name) for findings in await self._worker.run(self._finder.find, texts)]
+        return await self._worker.run(self._find, texts)
+
+    def _find(self, texts: Sequence[str]) -> list[Answered]:
+        foreign = [self._is_foreign(text) for text in texts]
+        findings = iter(self._finder.find([text for text, skip in zip(texts, foreign, strict=True) if not skip]))
+        return [
+            NothingUsable("unsupported_language", self.name) if skip else Found(next(findings), self.name)
+            for skip in foreign
+        ]
+
+    def _is_foreign(self, text: str) -> bool:
+        language = self._languages.foreign(text) if self._languages else None
+        if language:
+            metrics.FOREIGN.labels(language).inc()
+        return language is not None
 
     async def close(self) -> None:
         """Nothing is open: the worker is its owner's to stop."""

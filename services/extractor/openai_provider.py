@@ -2,7 +2,7 @@
 
 The review is data: it goes into a JSON-encoded user message, the instructions are fixed (prompt.txt). What
 comes back is not trusted either: the attribute must be of the set and the quote must be in the text, both
-checked by Extraction.
+checked by Extraction. Of words only those have a place that the text has.
 """
 
 import asyncio
@@ -14,10 +14,11 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
+from services.extractor.attributes import head_of
 from services.extractor.findings import Answered, Finding, Found, NothingUsable
 from services.extractor.openai_endpoint import Endpoint
-from services.extractor.quotes import locate
-from services.extractor.redaction import HIDDEN, Redaction
+from services.extractor.quotes import locate, locate_near
+from services.extractor.redaction import Redaction
 from services.extractor.settings import OpenAISettings
 from shared.errors import Unavailable
 from shared.events import MAX_QUOTE_CHARS, content_hash
@@ -30,6 +31,7 @@ _POLARITY: Final = {"negative": -1, "neutral": 0, "positive": 1}
 
 
 class AnsweredPair(Struct):
+    aspect: str
     attribute: str
     opinion: str
     polarity: Literal["negative", "neutral", "positive"]
@@ -48,6 +50,7 @@ class Asking:
     def __init__(self, settings: OpenAISettings, space: Space) -> None:
         version, self._prompt = prompt_of(space)
         self.name = f"openai/{settings.model}+prompt-{version}"
+        self.other = space.attribute_names[-1]
         self._settings = settings
         self._always: dict[str, Any] = {
             "model": settings.model,
@@ -98,7 +101,7 @@ class OpenAIProvider:
         """Raises NothingUsable, Unavailable."""
         completion = await self._endpoint.complete(self._asking.request(shown))
         pairs = _parsed(_content_of(completion)).pairs
-        return Found([_finding(pair, text, shown) for pair in pairs], self.name)
+        return Found([_finding(pair, text, shown, self._asking.other) for pair in pairs], self.name)
 
 
 def prompt_of(space: Space) -> tuple[str, str]:
@@ -119,6 +122,7 @@ def prompt_of(space: Space) -> tuple[str, str]:
 def schema_of(space: Space) -> dict[str, Any]:
     """JSON Schema in the strict subset: every field required, nothing else allowed."""
     pair = {
+        "aspect": {"type": "string"},
         "attribute": {"type": "string", "enum": list(space.attribute_names)},
         "opinion": {"type": "string"},
         "polarity": {"type": "string", "enum": list(_POLARITY)},
@@ -158,8 +162,17 @@ def _parsed(content: str) -> Answer:
         raise NothingUsable("invalid_json") from error
 
 
-def _finding(pair: AnsweredPair, text: str, shown: str) -> Finding:
-    """A quote of what was shown is one of the text, at the same place."""
-    span = locate(shown, pair.quote) if HIDDEN in pair.quote else None
-    quote, near = (text[slice(*span)], span[0]) if span else (pair.quote, -1)
-    return Finding(pair.attribute, pair.opinion, _POLARITY[pair.polarity], quote, near)
+def _finding(pair: AnsweredPair, text: str, shown: str, other: str) -> Finding:
+    """What is quoted of `shown` lies at the same place of the text: what was hidden there is as long as it was."""
+    at = locate(shown, pair.quote)
+    free = pair.attribute == other and head_of(pair.aspect) != ""
+    return Finding(
+        aspect=pair.aspect,
+        attribute="" if free else pair.attribute,
+        opinion=pair.opinion,
+        polarity=_POLARITY[pair.polarity],
+        quote=text[slice(*at)] if at else pair.quote,
+        near=at[0] if at else -1,
+        aspect_at=at and locate_near(text, pair.aspect, at),
+        opinion_at=at and locate_near(text, pair.opinion, at),
+    )

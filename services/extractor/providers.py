@@ -3,6 +3,7 @@
 from services.extractor.budget import Budget, Damaged
 from services.extractor.embeddings import Embeddings, LocalEmbeddings
 from services.extractor.findings import Provider
+from services.extractor.languages import Languages
 from services.extractor.lexicon import LexiconUnavailable
 from services.extractor.offline import OfflineProvider, Rules
 from services.extractor.openai_embeddings import OpenAIEmbeddings
@@ -48,12 +49,13 @@ def _paid_once(paid: Provider, setup: str, settings: ExtractorSettings) -> Provi
 
 
 def _offline(name: Offline, settings: ExtractorSettings, worker: Worker) -> Provider:
+    languages = Languages() if settings.english_only else None
     try:
         if name == "spans":
             spans = Spans(settings.local.embedding_path, max_chars=settings.max_chars)
-            return OfflineProvider("spans/minilm", spans, worker)
+            return OfflineProvider("spans/minilm", spans, worker, languages)
         rules = Rules(settings.local.spacy_model, settings.max_chars, settings.max_sentences)
-        return OfflineProvider("rules/en_core_web_sm+vader", rules, worker)
+        return OfflineProvider("rules/en_core_web_sm+vader", rules, worker, languages)
     except (ModelUnavailable, LexiconUnavailable, EmbeddingUnavailable, WeightsUnavailable) as error:
         raise WrongSetting(f"the provider {name}: {error}") from None
 

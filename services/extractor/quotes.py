@@ -10,6 +10,7 @@ from shared.events import MAX_PAIR_BYTES, MAX_QUOTE_CHARS, utf8_bytes
 # What models and keyboards write for one another.
 _ALIKE: Final = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "."})
 _SPACES: Final = re.compile(r"\s+")
+NEAR_CHARS: Final = 400  # a few sentences: as far from its quote as words are looked for
 
 
 def locate(text: str, quote: str, near: int = -1) -> tuple[int, int] | None:
@@ -36,6 +37,30 @@ def _locate_alike(text: str, quote: str) -> tuple[int, int] | None:
     if start < 0:
         return None
     return places[start], places[start + len(wanted) - 1] + 1
+
+
+def locate_near(text: str, words: str, quote: tuple[int, int]) -> tuple[int, int] | None:
+    """The span of `text` that `words` name in the quote or else nearest to it; they are compared as in `locate`.
+
+    Whole words go first: "fit" is not meant by "benefit". None where they are not within NEAR_CHARS of the quote,
+    are empty, or are longer than a quote may be.
+    """
+    if len(words) > MAX_QUOTE_CHARS or not (wanted := _normalised(words)[0]):
+        return None
+    first = max(0, quote[0] - NEAR_CHARS)
+    have, places = _normalised(text[first : quote[1] + NEAR_CHARS])
+    starts = [found.start() for found in re.finditer(f"(?={re.escape(wanted)})", have)]
+    spans = [(first + places[start], first + places[start + len(wanted) - 1] + 1) for start in starts]
+    return min(spans, key=lambda span: (_cuts_a_word(text, span), _outside(span, quote)), default=None)
+
+
+def _cuts_a_word(text: str, span: tuple[int, int]) -> bool:
+    return any(0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum() for at in span)
+
+
+def _outside(span: tuple[int, int], quote: tuple[int, int]) -> int:
+    """How many characters the span sticks out of the quote, or is away from it."""
+    return max(0, quote[0] - span[0], span[1] - quote[1])
 
 
 def _normalised(text: str) -> tuple[str, list[int]]:

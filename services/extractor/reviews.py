@@ -61,6 +61,12 @@ def embedded_text(review: Review, chars: int) -> str:
 
 
 def _count(found: Extracted) -> None:
-    metrics.REVIEWS.labels("failed" if found.failure else "pairs" if found.pairs else "empty").inc()
+    metrics.REVIEWS.labels(_outcome(found)).inc()
     for pair in found.pairs:
         metrics.PAIRS.labels(metrics.POLARITY_NAMES[pair.polarity]).inc()
+
+
+def _outcome(found: Extracted) -> str:
+    if found.failure:
+        return "unsupported" if found.failure == "unsupported_language" else "failed"
+    return "pairs" if found.pairs else "empty"

@@ -103,6 +103,9 @@ class ExtractorSettings(ServiceSettings):
     batch_size: int = Field(32, ge=1, le=1000, description="reviews, or items, that are worked on together")
     torch_threads: int = Field(1, ge=1, le=256, description="of the one worker thread that spaCy and torch share")
     max_chars: int = Field(2000, ge=100, description="of a review that rules and spans read")
+    english_only: bool = Field(
+        True, description="rules and spans, which read English, find nothing in what is surely another language"
+    )
     max_sentences: int = Field(4, ge=1, description="of a review that rules parse: the most telling")
     review_chars: int = Field(200, ge=1, description="of a review's text that are embedded, behind its title")
     review_tokens: int = Field(24, ge=8, le=64, description="of title and text that are embedded")

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from aiohttp import web
@@ -83,9 +84,10 @@ def completion(content: str | None, finish: str = "stop", **message: Any) -> dic
     }  # fmt: skip
 
 
-def answering(*pairs: tuple[str, str, str, str]) -> dict[str, Any]:
-    keys = ("attribute", "opinion", "polarity", "quote")
-    return completion(json.dumps({"pairs": [dict(zip(keys, pair, strict=True)) for pair in pairs]}))
+def answering(*pairs: tuple[str, ...]) -> dict[str, Any]:
+    """An aspect may be left out of a pair: then no word names what is judged."""
+    keys = ("attribute", "opinion", "polarity", "quote", "aspect")
+    return completion(json.dumps({"pairs": [dict(zip_longest(keys, pair, fillvalue="")) for pair in pairs]}))
 
 
 @dataclass

@@ -242,10 +242,14 @@ async def test_over_budget_the_offline_provider_finds_and_signs_what_it_found(
     async with endpoint([(200, costing(600, 700))]) as running:
         given = budgeted(running.base_url, tmp_path, 0.0012, concurrency=1, over_budget="rules")
         provider = provider_of(given, general, worker)
-        extracted = await extraction_by(provider).pairs(["The sound is warm.", "The screen is gorgeous."])
+        extracted = await extraction_by(provider).pairs(
+            ["The sound is warm.", "The screen is gorgeous.", "Der Klang ist warm und der Preis ist fair."]
+        )
         await provider.close()
-    assert [one.extractor for one in extracted] == ["openai/gpt-4o-mini+prompt-1", "rules/en_core_web_sm+vader"]
+    rules = "rules/en_core_web_sm+vader"
+    assert [one.extractor for one in extracted] == ["openai/gpt-4o-mini+prompt-2", rules, rules]
     assert [pair.quote for pair in extracted[1].pairs] == ["screen is gorgeous"]
+    assert extracted[2].failure == "unsupported_language"
 
 
 async def test_only_what_is_over_budget_goes_to_the_other() -> None:

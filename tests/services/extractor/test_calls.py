@@ -24,7 +24,7 @@ from tests.services.extractor.doubles import Reply, Scripted, answering, complet
 GOOD = answering()
 ERROR = {"error": {"message": "no", "type": "x", "code": None}}
 NO_MONEY = {"error": {"message": "no", "type": "insufficient_quota", "code": "insufficient_quota"}}
-NOTHING = Found([], "openai/gpt-4o-mini+prompt-1")
+NOTHING = Found([], "openai/gpt-4o-mini+prompt-2")
 NOW = 1_700_000_000.0
 
 

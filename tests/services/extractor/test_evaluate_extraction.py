@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from services.extractor.evaluate_extraction import BEGIN, END, Row, Shares, drawn, kept, with_means
+from services.extractor.evaluate_extraction import BEGIN, END, Row, Shares, drawn, files_of, kept, measure, with_means
 from shared.service import WrongSetting
+from tests.services.extractor.doubles import Scripted, answering, endpoint, settings_for
 
 LINES = [
     "The battery dies fast but the screen is gorgeous .####[([1], [2, 3], 'NEG'), ([6], [8], 'POS')]####Electronics",
@@ -45,6 +47,22 @@ def test_a_provider_is_measured_and_its_figures_are_kept_and_drawn(tmp_path: Pat
     assert told.startswith("# By hand\n")
     assert "| rules | phones_dev (3 pairs) | 1.000 / 1.000 / **1.000** |" in told
     assert "phones_dev" in done.stdout
+
+
+async def test_an_llm_is_measured_by_the_words_that_it_names_and_paraphrases_are_not_exact(tmp_path: Path) -> None:
+    def script(request: dict[str, Any]) -> Scripted:
+        said = request["messages"][1]["content"]
+        battery = ("performance", "dies fast", "negative", "battery dies fast", "battery")
+        screen = ("appearance", "pretty", "positive", "screen is gorgeous", "screen")
+        return 200, answering(*((battery, screen) if "battery" in said else ()))
+
+    (tmp_path / "phones_dev.txt").write_text("\n".join([LINES[0], LINES[2]]), encoding="utf-8")
+    async with endpoint(script) as running:
+        [figure] = await measure(settings_for(running.base_url), files_of([tmp_path]))
+    assert (figure.provider, figure.found, figure.grounded_share) == ("openai", 2, 1.0)
+    assert figure.exact == Shares(0.5, 0.5, 0.5)
+    assert figure.lenient == Shares(1.0, 1.0, 1.0)
+    assert (figure.aspect_f1, figure.opinion_f1, figure.polarity_accuracy) == (1.0, 0.5, 1.0)
 
 
 def test_files_that_are_not_there_or_not_marked_are_wrong_settings(tmp_path: Path) -> None:

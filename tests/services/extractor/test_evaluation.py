@@ -65,10 +65,10 @@ def test_a_part_of_a_word_is_the_word() -> None:
     assert scores.exact.both == 1
 
 
-def test_words_without_a_place_are_looked_for_in_the_quote_first() -> None:
-    assert scored(finding("battery life", "very good", 1)).exact.both == 1
-    assert scored(finding("", "heavy", -1, "it is heavy")).exact.both == 1
-    assert scored(finding("", "dreadful", -1)).exact.found == 0
+def test_an_opinion_in_other_words_counts_and_stands_where_its_quote_stands() -> None:
+    scores = scored(finding("", "weighs a ton", -1, "it is heavy"))
+    assert (scores.exact.found, scores.exact.both, scores.lenient.both) == (1, 0, 1)
+    assert scored(finding("", "weighs a ton", -1, "heavy")).exact.both == 1
 
 
 def test_a_quote_that_is_not_in_the_text_is_not_compared_and_not_grounded() -> None:

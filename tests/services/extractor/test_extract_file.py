@@ -58,7 +58,7 @@ async def test_each_review_is_a_line_of_json_and_the_summary_says_what_it_cost(
         given = settings_for(running.base_url, model="extracted-by", prices={"extracted-by": {"input": 1, "output": 2}})
         await extract(of(TEXT, f"{TEXT} So cheap!"), given, Shown(as_json=True))
     first, second, last = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (first["line"], first["extractor"]) == (1, "openai/extracted-by+prompt-1")
+    assert (first["line"], first["extractor"]) == (1, "openai/extracted-by+prompt-2")
     assert [pair["quote"] for pair in first["pairs"]] == ["sound is warm"]
     assert [pair["quote"] for pair in second["pairs"]] == ["sound is warm", "So cheap"]
     summary = last["summary"]

@@ -60,16 +60,18 @@ async def test_every_review_is_published_in_order_whatever_its_provider_answers(
         "none": [],
         "lies": [Finding("price", "bad", -1, "not in it")],
         "refused": NothingUsable("refusal"),
+        "auf Deutsch": NothingUsable("unsupported_language"),
     }
-    failed = count(metrics.REVIEWS, "failed")
+    failed, unsupported = count(metrics.REVIEWS, "failed"), count(metrics.REVIEWS, "unsupported")
     sent = Sent()
     deliveries = [delivered(review(n, text), n) for n, text in enumerate(answers)]
     await reviews_of(extraction_by(Saying(answers)), vectors, sent)(deliveries)
     published = [event for _, event in sent.events if isinstance(event, Opinions)]
-    assert [event.source.offset for event in published] == [0, 1, 2, 3]
-    assert [len(event.pairs) for event in published] == [1, 0, 0, 0]
+    assert [event.source.offset for event in published] == [0, 1, 2, 3, 4]
+    assert [len(event.pairs) for event in published] == [1, 0, 0, 0, 0]
     assert all(len(event.vector) == 384 for event in published)
     assert count(metrics.REVIEWS, "failed") == failed + 1
+    assert count(metrics.REVIEWS, "unsupported") == unsupported + 1
 
 
 async def test_a_batch_that_must_wait_publishes_nothing_and_succeeds_later(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.extractor.findings import NothingUsable
+from services.extractor.findings import Found, NothingUsable
 from services.extractor.providers import provider_of
 from services.extractor.quotes import locate
 from services.extractor.worker import Worker
@@ -35,8 +35,8 @@ async def test_a_real_model_answers_in_the_schema_and_only_what_is_in_the_text_i
             extracted = await extraction_by(provider).pairs(TEXTS)
     assert len(answers) == len(TEXTS)
     for answer in answers:  # a model this small may run on until it is cut off: that is a documented end, too
-        assert isinstance(answer, list) or (isinstance(answer, NothingUsable) and answer.reason == "truncated")
-    assert any(isinstance(answer, list) for answer in answers)
+        assert isinstance(answer, Found) or (isinstance(answer, NothingUsable) and answer.reason == "truncated")
+    assert any(isinstance(answer, Found) for answer in answers)
     for text, one in zip(TEXTS, extracted, strict=True):
         for pair in one.pairs:
             assert locate(text, pair.quote) is not None

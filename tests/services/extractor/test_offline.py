@@ -1,16 +1,22 @@
 """services/extractor/offline.py and rules.py: what the rules find in sentences, and that any text is survived."""
 
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.extractor import metrics
 from services.extractor.extraction import Extraction
-from services.extractor.offline import Rules
+from services.extractor.findings import Finding, Found, NothingUsable
+from services.extractor.languages import Languages
+from services.extractor.offline import OfflineProvider, Rules
 from services.extractor.sentences import MAX_SENTENCE_CHARS, sentences_of
+from services.extractor.worker import Worker
 from shared.events import MAX_QUOTE_CHARS
+from tests.services.extractor.doubles import count
 
 
 def found(rules: Rules, text: str) -> set[tuple[str, str, int]]:
@@ -86,6 +92,40 @@ def test_every_quote_of_any_text_is_in_it_where_it_says(rules: Rules, parts: lis
     for finding in rules.find([text])[0]:
         assert text.startswith(finding.quote, finding.near)
         assert len(finding.quote) > 0
+
+
+class Reading:
+    """A finder that remembers what it was given, and finds each text to be good."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    def find(self, texts: Sequence[str]) -> list[list[Finding]]:
+        self.read.extend(texts)
+        return [[Finding(text, "good", 1, text)] for text in texts]
+
+
+GERMAN, CHINESE = "Der Klang ist warm und der Preis ist fair.", "背带用了一周就断了,材料感觉很便宜。"
+
+
+async def test_what_is_surely_not_english_is_not_read_and_the_others_keep_their_places(worker: Worker) -> None:
+    texts = [GERMAN, "The sound is warm.", CHINESE, "Nice strap."]
+    reading, before = Reading(), count(metrics.FOREIGN, "de")
+    answers = await OfflineProvider("reading/test", reading, worker, Languages()).find(texts)
+    assert reading.read == [texts[1], texts[3]]
+    assert [isinstance(answer, Found) for answer in answers] == [False, True, False, True]
+    assert [f.aspect for answer in answers if isinstance(answer, Found) for f in answer.findings] == reading.read
+    assert [(a.reason, a.by) for a in answers if isinstance(a, NothingUsable)] == [
+        ("unsupported_language", "reading/test")
+    ] * 2
+    assert count(metrics.FOREIGN, "de") == before + 1
+    assert len(await OfflineProvider("reading/test", reading, worker).find([GERMAN])) == 1
+    assert reading.read[-1] == GERMAN, "where nobody tells languages everything is read"
+
+
+async def test_a_batch_without_an_english_review_is_answered_too(rules: Rules, worker: Worker) -> None:
+    answers = await OfflineProvider("rules/test", rules, worker, Languages()).find([GERMAN, CHINESE])
+    assert [isinstance(answer, NothingUsable) for answer in answers] == [True, True]
 
 
 async def test_every_pair_of_a_published_text_is_proven(offline: Extraction) -> None:

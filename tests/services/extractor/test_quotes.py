@@ -1,10 +1,10 @@
 """services/extractor/quotes.py: a quote is a real span of the text or nothing."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from services.extractor.quotes import clean, locate, shortened
+from services.extractor.quotes import NEAR_CHARS, clean, locate, locate_near, shortened
 from shared.events import MAX_PAIR_BYTES, MAX_QUOTE_CHARS, utf8_bytes
 
 ANY = st.text(st.characters(exclude_categories=[]), max_size=300)  # surrogates and control characters too
@@ -70,6 +70,50 @@ def test_of_two_occurrences_the_one_that_is_named_is_taken() -> None:
     assert locate(text, "good") == (0, 4)
     assert locate(text, "good", near=12) == (12, 16)
     assert locate(text, "good", near=13) == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "quote", "place"),
+    [
+        ("fit", "The fit is snug", (4, 7)),
+        ("snug", "The fit is snug", (11, 15)),
+        ("FIT", "no benefit", (27, 30)),  # a whole word, before the part of one that is in the quote
+        ("bene", "no benefit", (39, 43)),  # the part of one where nothing else is there
+        ("fit", "so the fit", (27, 30)),
+        ("so", "no benefit", (20, 22)),  # beside the quote
+        ("so  the", "no benefit", (20, 26)),
+        ("sound", "no benefit", None),
+        ("", "no benefit", None),
+        (" \n", "no benefit", None),
+        ("fit " * 40, "no benefit", None),
+    ],
+)
+def test_words_are_found_in_their_quote_or_next_to_it(words: str, quote: str, place: tuple[int, int] | None) -> None:
+    text = "The fit is snug..., so the fit has\tno  benefit"
+    span = locate(text, quote)
+    assert span is not None
+    assert locate_near(text, words, span) == place
+
+
+def test_words_far_from_their_quote_are_not_meant() -> None:
+    text = f"The strap. {'x' * NEAR_CHARS} It broke."
+    assert locate_near(text, "strap", (len(text) - 6, len(text))) is None
+    assert locate_near(text, "strap", (20, 30)) == (4, 9)
+
+
+@given(st.text(max_size=300), st.data())
+def test_what_lies_where_words_were_found_is_those_words(text: str, data: st.DataObject) -> None:
+    assume(len(text.casefold()) == len(text))  # a part of a letter that folds into two names the whole letter
+    start = data.draw(st.integers(0, len(text)))
+    quote = start, data.draw(st.integers(start, len(text)))
+    taken = data.draw(st.integers(0, len(text)))
+    words = data.draw(st.text(max_size=5) | st.just(text[taken : taken + 20].swapcase()))
+    span = locate_near(text, words, quote)
+    if span is not None:
+        assert 0 <= span[0] < span[1] <= len(text)
+        assert quote[0] - NEAR_CHARS <= span[0]
+        assert span[1] <= quote[1] + NEAR_CHARS
+        assert locate(text[slice(*span)], words) == (0, span[1] - span[0])
 
 
 def test_a_long_quote_is_cut_between_words() -> None:
