@@ -29,7 +29,7 @@ GET_NODES: Final = 1000
 @dataclass(frozen=True)
 class Kind(Generic[State]):
     """What users and items do differently. `vectors` and `fields` give what is written beside a state, and
-    `keeps_vectors` says that those of an earlier state, of both, may stay.
+    `keeps_vectors` says that those of an earlier state, of both, may stay; `has_fields`, that a state has any.
     """
 
     name: KindName
@@ -38,6 +38,7 @@ class Kind(Generic[State]):
     merge: Callable[[State, State], State]
     vectors: Callable[[State], dict[VectorName, Floats]]
     fields: Callable[[State], dict[str, str | list[str]]]
+    has_fields: Callable[[State], bool]
     keeps_vectors: Callable[[State, State], bool]  # before, after
 
 
@@ -99,9 +100,11 @@ class Nodes(Generic[State]):
 
     def _row(self, node: str, state: State, before: State | None, fields: Mapping[str, Mapping[str, str]]) -> Row:
         keeps = before is not None and self._kind.keeps_vectors(before, state)
-        vectors = None if keeps else self._kind.vectors(state)
-        found_by = {} if keeps else self._kind.fields(state)
-        return Row(node, state.version, to_bytes(state), vectors, {**found_by, **fields.get(node, {})})
+        given = fields.get(node, {})
+        if keeps:
+            return Row(node, state.version, to_bytes(state), None, given, fields_stay=self._kind.has_fields(state))
+        vectors = self._kind.vectors(state)
+        return Row(node, state.version, to_bytes(state), vectors, {**self._kind.fields(state), **given})
 
     def _cached(self, ids: Sequence[str]) -> tuple[dict[str, State], list[str]]:
         known = {node: self._kind.decode(held) for node in ids if (held := self._cache.get(node)) is not None}
@@ -129,7 +132,16 @@ def users(store: Store, derived: Derived, cache_bytes: int, first_version: int =
         return before.reviews == after.reviews and before.erased_at == after.erased_at
 
     return Nodes(
-        Kind("users", lambda u: u.user_id, user_from_bytes, fold.merge_users, vectors, lambda _: {}, keeps_vectors),
+        Kind(
+            "users",
+            lambda user: user.user_id,
+            user_from_bytes,
+            fold.merge_users,
+            vectors,
+            fields=lambda _: {},
+            has_fields=lambda _: False,
+            keeps_vectors=keeps_vectors,
+        ),
         store,
         cache_bytes,
         first_version,
@@ -155,7 +167,16 @@ def items(
         return before.reviews == after.reviews and before.semantics == after.semantics
 
     return Nodes(
-        Kind("items", lambda i: i.item_id, item_from_bytes, fold.merge_items, vectors, fields, keeps_vectors),
+        Kind(
+            "items",
+            lambda item: item.item_id,
+            item_from_bytes,
+            fold.merge_items,
+            vectors,
+            fields=fields,
+            has_fields=lambda item: bool(item.reviews),
+            keeps_vectors=keeps_vectors,
+        ),
         store,
         cache_bytes,
         first_version,

@@ -34,7 +34,8 @@ _VERSION_5: Final = 0x5 << 76 | 0b10 << 62
 class Row(Struct, frozen=True):
     """A node to write. `fields` are what `find` looks at, "" takes one away. Vectors of length 0 are left out.
 
-    Where vectors are None, the node's stay as they are, and so do the fields that are not named.
+    Where vectors are None, the node's stay as they are, and so do the fields that are not named where `fields_stay`:
+    then a store has to look at what is there before it writes.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Row(Struct, frozen=True):
     state: bytes
     vectors: Mapping[VectorName, Floats] | None  # semantic (E,), opinion (A * c,)
     fields: Mapping[str, str | list[str]] = {}
+    fields_stay: bool = False
 
 
 class Stored(Struct, frozen=True):

@@ -174,9 +174,7 @@ class EdgeStore(Store):
             edge.UpdateOperation.upsert_points([_point(row) for row in whole[start : start + UPSERT_POINTS]])
             for start in range(0, len(whole), UPSERT_POINTS)
         ]
-        operations += [
-            edge.UpdateOperation.set_payload([point_id(row.id)], _payload(row)) for row in rows if row.vectors is None
-        ]
+        operations += [_around_vectors(row) for row in rows if row.vectors is None]
         await self._shards[kind].update("put", operations)
         return {}
 
@@ -254,6 +252,13 @@ class EdgeStore(Store):
                     await shard.flush()
                 except Unavailable:  # logged; the next write says so to those who wait for it
                     shard.unflushed = True
+
+
+def _around_vectors(row: Row) -> Any:
+    """To add to a payload, the engine reads it, which of many nodes is seldom near; to replace it does not."""
+    if row.fields_stay:
+        return edge.UpdateOperation.set_payload([point_id(row.id)], _payload(row))
+    return edge.UpdateOperation.overwrite_payload([point_id(row.id)], {"id": row.id, **_payload(row)})
 
 
 def _point(row: Row) -> Any:

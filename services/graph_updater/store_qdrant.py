@@ -189,13 +189,7 @@ class QdrantStore(Store):
             )
             for version, points in by_version.items()
         ]  # fmt: skip
-        operations += [
-            models.SetPayloadOperation(
-                set_payload=models.SetPayload(payload=_payload(row, token), filter=_before(row.id, row.version))
-            )
-            for row in rows
-            if row.vectors is None
-        ]
+        operations += [_around_vectors(row, token) for row in rows if row.vectors is None]
         await self._call(
             kind,
             "put",
@@ -271,6 +265,13 @@ def _stored(payload: Mapping[str, Any]) -> Stored:
 def _point(row: Row, token: str) -> models.PointStruct:
     vectors: dict[Any, Any] = {n: vector.tolist() for n, vector in (row.vectors or {}).items() if len(vector)}
     return models.PointStruct(id=str(point_id(row.id)), vector=vectors, payload=_payload(row, token))
+
+
+def _around_vectors(row: Row, token: str) -> models.SetPayloadOperation | models.OverwritePayloadOperation:
+    payload = models.SetPayload(payload=_payload(row, token), filter=_before(row.id, row.version))
+    if row.fields_stay:
+        return models.SetPayloadOperation(set_payload=payload)
+    return models.OverwritePayloadOperation(overwrite_payload=payload)
 
 
 def _payload(row: Row, token: str) -> dict[str, Any]:

@@ -150,6 +150,11 @@ def _set_payload(held: Collection, arguments: Body) -> None:
         point.payload.update(arguments["payload"])
 
 
+def _overwrite_payload(held: Collection, arguments: Body) -> None:
+    for _, point in held.matching(arguments["filter"]):
+        point.payload = dict(arguments["payload"])
+
+
 def _delete_payload(held: Collection, arguments: Body) -> None:
     for _, point in held.matching(arguments["filter"]):
         for key in arguments["keys"]:
@@ -158,7 +163,7 @@ def _delete_payload(held: Collection, arguments: Body) -> None:
 
 _OPERATIONS: Final = {
     "upsert": _upsert, "update_vectors": _update_vectors, "set_payload": _set_payload,
-    "delete_payload": _delete_payload,
+    "overwrite_payload": _overwrite_payload, "delete_payload": _delete_payload,
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from tests.services.graph_updater.test_store import (  # noqa: F401
     test_a_field_is_cleared_only_where_the_version_is_still_the_one_given,
     test_a_newer_version_replaces_the_whole_row,
     test_a_row_comes_back_as_it_was_written,
-    test_a_row_without_vectors_leaves_those_of_the_node_and_the_fields_it_does_not_name,
+    test_a_row_without_vectors_leaves_those_of_the_node_and_may_leave_the_fields_it_does_not_name,
     test_find_gives_all_nodes_whose_field_holds_the_value,
     test_kinds_are_apart,
     test_one_vector_is_revised_and_the_rest_of_the_row_stays,

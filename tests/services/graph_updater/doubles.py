@@ -52,7 +52,9 @@ class MemoryStore(Store):
                 newer[row.id] = Stored(held.version, held.state)
             elif row.vectors is None:
                 assert held is not None, "only what is there can keep its vectors"
-                self.rows[kind][row.id] = _found_by(row, {**held.fields, **row.fields}, held.vectors)
+                self.rows[kind][row.id] = _found_by(
+                    row, {**(held.fields if row.fields_stay else {}), **row.fields}, held.vectors
+                )
             else:
                 self.rows[kind][row.id] = _found_by(row, row.fields, row.vectors)
         return newer

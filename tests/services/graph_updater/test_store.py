@@ -87,9 +87,11 @@ async def test_a_newer_version_replaces_the_whole_row(store: Store) -> None:
     assert await store.count("items") == 1
 
 
-async def test_a_row_without_vectors_leaves_those_of_the_node_and_the_fields_it_does_not_name(store: Store) -> None:
+async def test_a_row_without_vectors_leaves_those_of_the_node_and_may_leave_the_fields_it_does_not_name(
+    store: Store,
+) -> None:
     await store.put("items", [row("a", 1, b"old", reviewers=["u"], due=YES), row("b", 1)])
-    kept = Row("a", 2, b"new", None, {DUE: NO})
+    kept = Row("a", 2, b"new", None, {DUE: NO}, fields_stay=True)
     assert await store.put("items", [kept, row("c", 1)]) == {}
     assert await store.get("items", ["a", "c"]) == {"a": Stored(2, b"new"), "c": Stored(1, b"\x00state\xff")}
     np.testing.assert_allclose((await store.vectors("items", ["a"], "semantic"))["a"], [1, 0, 0, 0], atol=1e-6)
@@ -97,6 +99,9 @@ async def test_a_row_without_vectors_leaves_those_of_the_node_and_the_fields_it_
     assert await store.find("items", DUE, YES) == []
     await store.put("items", [Row("a", 3, b"newer", None, {DUE: YES})])
     assert await store.find("items", DUE, YES) == ["a"]
+    assert await store.find("items", REVIEWERS, "u") == []
+    assert await store.get("items", ["a"]) == {"a": Stored(3, b"newer")}
+    assert (await store.vectors("items", ["a"], "semantic")).keys() == {"a"}
     assert await store.count("items") == 3
 
 
