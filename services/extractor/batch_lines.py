@@ -9,7 +9,7 @@ from openai.types.chat import ChatCompletion
 
 from services.extractor import costs
 from services.extractor.costs import Usage
-from services.extractor.findings import Answered, Found, NothingUsable
+from services.extractor.findings import NothingUsable
 from services.extractor.openai_batches import URL
 from services.extractor.openai_provider import findings_in
 from services.extractor.paid_answers import Kept
@@ -61,21 +61,21 @@ def read(line: bytes) -> tuple[int, Line] | None:
         return None
 
 
-def heard(line: Line, asked: Asked, name: str) -> Heard:
+def heard(line: Line, asked: Asked) -> Heard:
     """What the line says of the text, as by a live call."""
     response = line.response
     if line.error is None and response is not None and response.status_code == _ANSWERED:
         completion = ChatCompletion.construct(choices=_of(response.body, "choices"), usage=_of(response.body, "usage"))
-        return Heard(kept_of(_answered(completion, asked, name)), costs.usage_of_completion(completion))
+        return Heard(_kept(completion, asked), costs.usage_of_completion(completion))
     code = _code(line)
     return Heard(kept_of(NothingUsable("content_filter")) if code == "content_filter" else None, Usage(), code)
 
 
-def _answered(completion: Any, asked: Asked, name: str) -> Answered:
+def _kept(completion: Any, asked: Asked) -> Kept | None:
     try:
-        return Found(findings_in(completion, asked.text, asked.shown), name)
+        return Kept(findings_in(completion, asked.text, asked.shown))
     except NothingUsable as answer:
-        return answer
+        return kept_of(answer)
 
 
 def _of(value: Any, name: str) -> Any:

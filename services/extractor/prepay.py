@@ -14,9 +14,11 @@ from pathlib import Path
 import msgspec
 
 from services.extractor.extract_file import dry_run, texts_of
+from services.extractor.keeping import Summary
 from services.extractor.openai_provider import Asking
 from services.extractor.paid_once import key_of
-from services.extractor.prepayment import Prepayment, Summary, unpaid
+from services.extractor.parts import unpaid
+from services.extractor.prepayment import Prepayment
 from services.extractor.providers import endpoint_of, paid_answers_of, redaction_of, space_of
 from services.extractor.settings import ExtractorSettings
 from services.extractor.underway import Underway

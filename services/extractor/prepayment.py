@@ -7,58 +7,31 @@ answer fails or expires is left to a live call, or to the next run.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any, Final
+from typing import IO, Final
 
-from services.extractor import batch_lines, costs
-from services.extractor.batch_lines import LOST, Line, line_of
-from services.extractor.costs import Usage
-from services.extractor.openai_batches import MOST_BYTES, Batch, Batches, BatchRefused
-from services.extractor.openai_endpoint import Endpoint, most_usage
+from services.extractor import costs
+from services.extractor.batch_lines import LOST, line_of
+from services.extractor.keeping import Keeping, Summary
+from services.extractor.openai_batches import Batch, Batches, BatchRefused
+from services.extractor.openai_endpoint import Endpoint
 from services.extractor.openai_provider import Asking
-from services.extractor.paid_answers import KEYS_AT_ONCE, PaidAnswers
+from services.extractor.paid_answers import PaidAnswers
 from services.extractor.paid_once import key_of
+from services.extractor.parts import Parts, unpaid
 from services.extractor.redaction import Redaction
-from services.extractor.underway import Asked, Underway, Unkept
-from shared.events import content_hash
+from services.extractor.underway import Underway
 from shared.experiments.bar import counted
 from shared.jobs import patiently
 from shared.service import WrongSetting
 
 AT_ONCE: Final = 4  # batches
 POLLS: Final = (5.0, 10.0, 20.0, 40.0, 60.0)  # seconds between two looks at what is underway; the last is repeated
-
-
-@dataclass
-class Summary:
-    """What became of the texts of one run, those of an earlier one's batches included."""
-
-    texts: int = 0  # different ones of the file
-    known: int = 0  # of them paid for before
-    kept: int = 0
-    unusable: Counter[str] = field(default_factory=Counter)  # of the kept: why nothing can be used
-    left: Counter[str] = field(default_factory=Counter)  # why there is no answer to keep
-
-    def sentence(self) -> str:
-        tokens, usd = costs.charged()
-        return (
-            f"{self.texts} different texts, {self.known} paid for before or underway; {self.kept} answers kept, of them"
-            f" unusable: {_counts(self.unusable)}; left: {_counts(self.left)}; tokens: {_counts(tokens)};"
-            f" cost: {'none known' if usd is None else f'{usd:.6f} USD'}"
-        )
-
-    def values(self) -> dict[str, Any]:
-        tokens, usd = costs.charged()
-        return {
-            "texts": self.texts, "known": self.known, "kept": self.kept, "unusable": dict(self.unusable),
-            "left": dict(self.left), "tokens": tokens, "usd": usd,
-        }  # fmt: skip
 
 
 class Prepayment:
@@ -73,11 +46,12 @@ class Prepayment:
         self.summary = Summary()
         self._price = None if price is None else costs.discounted(price, settings.batch_price)
         self._settings = settings
-        self._most_requests = settings.batch_requests
         self._batches, self._budget = Batches(endpoint), endpoint.budget
-        self._asking, self._redaction = asking, redaction
+        self._asking = asking
         self._answers, self._underway = answers, underway
         self._provider = key_of(asking.name, asking.setup)
+        self._keeping = Keeping(self._batches, answers, underway, self._price, self.summary, folder)
+        self._parts = Parts(asking, redaction, underway, self._provider, settings, self._price)
         self._folder = folder
         self._waiting: list[int] = []  # parts to be sent, the next one last
         self._open: list[int] = []  # parts that are batches
@@ -92,7 +66,7 @@ class Prepayment:
             wanted = await self._wanted(texts())
             total = len(wanted) + sum(len(self._underway.most(part)) for part in self._open)
             with counted("prepaying answers", total) as self._tell:
-                async for part in self._planned(texts(), wanted):
+                async for part in self._parts.planned(texts(), wanted):
                     self._waiting.append(part)
                     await self._work_off(AT_ONCE)
                 await self._work_off(0)
@@ -149,28 +123,6 @@ class Prepayment:
         wanted -= self._underway.keys(self._provider)
         self.summary.texts, self.summary.known = different, different - len(wanted)
         return wanted
-
-    async def _planned(self, texts: Iterator[str], wanted: set[str]) -> AsyncIterator[int]:
-        """Parts that ask for each of the wanted once, within the bounds of one batch."""
-        part, count, size = self._underway.plan(self._provider), 0, 0
-        while some := dict(islice(_once(texts, wanted), KEYS_AT_ONCE)):
-            asked: list[Asked] = []
-            shown = await self._asking.shown(list(some.values()), self._redaction)
-            for (key, text), one in zip(some.items(), shown, strict=True):
-                request = self._asking.request(one)
-                added = len(line_of(count, request))
-                if count >= self._most_requests or size + added > MOST_BYTES:
-                    self._underway.add(part, asked)
-                    yield part
-                    part, count, size, asked = self._underway.plan(self._provider), 0, 0, []
-                asked.append(Asked(count, key, text, one, self._most_usd(request)))
-                count, size = count + 1, size + added
-            self._underway.add(part, asked)
-        if count:
-            yield part
-
-    def _most_usd(self, request: dict[str, Any]) -> float:
-        return 0.0 if self._price is None else costs.most(self._price, most_usage(request, self._settings))
 
     async def _work_off(self, most_open: int) -> None:
         """Send what waits, until no more batches than so many are open."""
@@ -249,7 +201,9 @@ class Prepayment:
                 await self._batches.delete(file)
             self._again(part, batch)
             return
-        usage, usd = await self._keep(part, batch)
+        asked = len(self._underway.most(part))
+        usage, usd = await self._keeping.keep(part, batch)
+        self._progress(part, asked)
         # From here to the budget nothing is waited for: what was spent is told once.
         reserved = self._underway.part(part).reserved
         self._underway.stored(part, batch.files)
@@ -268,53 +222,8 @@ class Prepayment:
         self._waiting.append(part)
         self._is_full = bool(self._open)
         if not self._open:
-            self._most_requests = texts // 2
-            self._waiting.insert(-1, self._underway.split(part, self._most_requests))
-
-    async def _keep(self, part: int, batch: Batch) -> tuple[Usage, float]:
-        """Keep the batch's answers. What is known of the tokens, and at most which USD all have cost."""
-        unheard, usage, usd, keys = self._underway.most(part), Usage(), 0.0, []
-        asked_for = len(unheard)
-        provider = self._underway.part(part).provider
-        async for number, line in self._lines(batch):
-            most = unheard.pop(number, None)
-            if most is None:  # of nothing that we asked, or once more
-                continue
-            asked = self._underway.one(part, number)
-            heard = batch_lines.heard(line, asked, self._asking.name)
-            usage = costs.added(usage, heard.usage or Usage())
-            usd += most if heard.usage is None else self._usd(heard.usage)
-            if heard.kept is None:
-                self.summary.left[heard.code] += 1
-                continue
-            await self._answers.put(provider, asked.key, heard.kept)
-            keys.append(asked.key)
-            self.summary.kept += 1
-            if heard.kept.failure is not None:
-                self.summary.unusable[heard.kept.failure] += 1
-        await self._check(provider, keys)
-        if unheard:
-            self.summary.left[LOST] += len(unheard)
-        self._progress(part, asked_for)
-        return usage, usd + sum(unheard.values())
-
-    def _usd(self, usage: Usage) -> float:
-        return 0.0 if self._price is None else costs.cost(self._price, usage)
-
-    async def _check(self, provider: str, keys: Sequence[str]) -> None:
-        """A database that cannot be written costs a live call no review, but here it would be money for nothing."""
-        for start in range(0, len(keys), KEYS_AT_ONCE):
-            some = keys[start : start + KEYS_AT_ONCE]
-            if len(await self._answers.get(provider, some)) < len(some):
-                raise Unkept("answers that were paid for cannot be kept; they stay at the endpoint for the next run")
-
-    async def _lines(self, batch: Batch) -> AsyncIterator[tuple[int, Line]]:
-        for file in filter(None, (batch.answers, batch.errors)):
-            with TemporaryFile(dir=self._folder) as into:
-                await patiently(partial(self._batches.download, file, into))
-                for line in into:
-                    if read := batch_lines.read(line):
-                        yield read
+            self._parts.most = texts // 2
+            self._waiting.insert(-1, self._underway.split(part, self._parts.most))
 
     async def _clear(self, part: int, files: Sequence[str]) -> None:
         for file in files:
@@ -338,26 +247,6 @@ class Prepayment:
             self._told[part] = done
 
 
-async def unpaid(texts: Iterator[str], provider: str, answers: PaidAnswers) -> tuple[int, set[str]]:
-    """How many different texts there are, and the keys of those without an answer."""
-    different: set[str] = set()
-    wanted: set[str] = set()
-    while some := {content_hash(text) for text in islice(texts, KEYS_AT_ONCE)}:
-        new = some - different
-        different |= new
-        wanted |= new - (await answers.get(provider, list(new))).keys()
-    return len(different), wanted
-
-
-def _once(texts: Iterable[str], wanted: set[str]) -> Iterator[tuple[str, str]]:
-    """Keys and texts of the wanted, which are wanted no more."""
-    for text in texts:
-        key = content_hash(text)
-        if key in wanted:
-            wanted.discard(key)
-            yield key, text
-
-
 def _tag_of(name: str) -> str:
     return name.removesuffix(".jsonl")
 
@@ -366,7 +255,3 @@ def _repeating(pauses: Sequence[float]) -> Iterator[float]:
     yield from pauses
     while True:
         yield pauses[-1]
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in counts.items()) or "none"

@@ -1,12 +1,13 @@
 """services/extractor/prepay.py, prepayment.py, underway.py, openai_batches.py: bought by batches, once, and found afterwards."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count as counting
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
-from services.extractor import calls, metrics, prepayment
+from services.extractor import calls, metrics, parts, prepayment
 from services.extractor.budget import FILE as SPENT
 from services.extractor.budget import OverBudget, Taken
 from services.extractor.findings import Answered, Found, NothingUsable
+from services.extractor.keeping import Summary
 from services.extractor.openai_batches import BatchRefused
 from services.extractor.paid_answers import FILE as ANSWERS
 from services.extractor.paid_answers import PaidAnswers
 from services.extractor.prepay import not_paid, prepay
-from services.extractor.prepayment import Summary
 from services.extractor.providers import provider_of
 from services.extractor.settings import ExtractorSettings
 from services.extractor.underway import FILE, Underway, Unkept
@@ -63,7 +64,9 @@ async def prepaid(running: BatchEndpoint, folder: Path, texts: Sequence[str], **
     return summaries[0]
 
 
-async def found(running: BatchEndpoint, folder: Path, texts: Sequence[str], space: Space, worker: Worker) -> list[Answered]:
+async def found(
+    running: BatchEndpoint, folder: Path, texts: Sequence[str], space: Space, worker: Worker
+) -> list[Answered]:
     """By the provider of the stream, of `extract` and of the backfill."""
     provider = provider_of(chosen_for(running, folder), space, worker)
     try:
@@ -74,6 +77,14 @@ async def found(running: BatchEndpoint, folder: Path, texts: Sequence[str], spac
 
 def warm(shown: str) -> tuple[int, Any]:
     return 200, answering(("sound", "warm", "positive", shown))
+
+
+def dear(_: str) -> tuple[int, Any]:
+    return 200, {**answering(), "usage": {"prompt_tokens": 600, "completion_tokens": 700}}
+
+
+def held(folder: Path) -> float:
+    return msgspec.json.decode((folder / SPENT).read_bytes(), type=Taken).usd
 
 
 def leftovers(folder: Path) -> bytes:
@@ -106,7 +117,9 @@ async def test_a_batch_asks_what_a_live_call_asks(general: Space, worker: Worker
     assert sorted(map(shown_in, running.live)) == sorted(shown_in(line["body"]) for line in lines)
     assert all(line["body"] in running.live for line in lines)
     assert {line["url"] for line in lines} == {"/v1/chat/completions"}
-    assert [line["custom_id"] for line in lines] == [str(n) for n in range(len(TEXTS))], "no word, id or hash of a review"
+    assert [line["custom_id"] for line in lines] == [str(n) for n in range(len(TEXTS))], (
+        "no word, id or hash of a review"
+    )
 
 
 async def test_nothing_of_a_review_is_left_at_the_endpoint_in_the_log_or_on_disk(tmp_path: Path) -> None:
@@ -235,7 +248,7 @@ async def test_files_and_batches_are_bounded(monkeypatch: pytest.MonkeyPatch, tm
         assert running.most_open == prepayment.AT_ONCE
         most = 3 * max(map(len, running.uploads[0].split(b"\n"))) + 10
         running.uploads.clear()
-        monkeypatch.setattr(prepayment, "MOST_BYTES", most)
+        monkeypatch.setattr(parts, "MOST_BYTES", most)
         await prepaid(running, tmp_path / "bytes", texts)
         assert max(map(len, running.uploads)) <= most
         assert len(running.uploads) == 10
@@ -299,43 +312,60 @@ def kill_at(patch: pytest.MonkeyPatch, at: int, is_done: bool) -> None:
     patch.setattr(PaidAnswers, "put", stored)
 
 
-@settings(deadline=None, max_examples=25)
-@given(
-    st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=4),
-    st.lists(st.sampled_from(["completed", "expired", "cancelled"]), max_size=6),
-    st.integers(1, 6), st.sampled_from([0.0, 0.002]),
-)  # fmt: skip
-def test_whatever_is_killed_in_the_end_each_text_is_kept_and_none_was_paid_for_twice(
-    tmp_path_factory: pytest.TempPathFactory, kills: list[tuple[int, bool]], fates: list[Fate], requests: int,
-    daily_budget_usd: float,
-) -> None:  # fmt: skip
-    async def run() -> None:
-        folder = tmp_path_factory.mktemp("prepaid")
-        running = BatchEndpoint(fate=lambda number: fates[number] if number < len(fates) else "completed")
-        async with batch_endpoint(running):
-            for at, is_done in kills:
-                with pytest.MonkeyPatch.context() as patch:
-                    kill_at(patch, at, is_done)
-                    try:
-                        await prepaid(running, folder, TEXTS, batch_requests=requests, daily_budget_usd=daily_budget_usd)
-                    except (Killed, OverBudget):
-                        pass
-            for _ in range(20):
-                (folder / SPENT).unlink(missing_ok=True)  # another day
-                try:
-                    summary = await prepaid(
-                        running, folder, TEXTS, batch_requests=requests, daily_budget_usd=daily_budget_usd
-                    )
-                except OverBudget:
-                    continue
-                if summary.known == summary.texts:
-                    break
-            assert await not_paid(lambda: iter(TEXTS), chosen_for(running, folder)) == set()
-            assert len(running.completed) == len(set(running.completed)) == len(TEXTS)
-            assert not [name for name, _ in running.files.values()], "nothing is left at the endpoint"
-            assert b"sound is warm" not in leftovers(folder)
+async def killed_and_finished(
+    folder: Path, texts: Sequence[str], kills: Sequence[tuple[int, bool]], fates: Sequence[Fate] = (), **openai: Any
+) -> BatchEndpoint:
+    """Runs that are killed, and then as many as it takes, a day each."""
+    async with batch_endpoint(BatchEndpoint(fate=lambda at: fates[at] if at < len(fates) else "completed")) as running:
+        for at, is_done in kills:
+            with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed, OverBudget):
+                kill_at(patch, at, is_done)
+                await prepaid(running, folder, texts, **openai)
+        for _ in range(9):
+            (folder / SPENT).unlink(missing_ok=True)
+            with contextlib.suppress(OverBudget):
+                await prepaid(running, folder, texts, **openai)
+            if not await not_paid(lambda: iter(texts), chosen_for(running, folder)):
+                return running
+    raise AssertionError(f"not all is paid for: {running.done}")
 
-    asyncio.run(run())
+
+def is_paid_once(running: BatchEndpoint, folder: Path, texts: Sequence[str]) -> bool:
+    assert len(running.completed) == len(set(running.completed)) == len(texts), running.done
+    assert not running.files, "nothing is left at the endpoint"
+    return b"sound is warm" not in leftovers(folder)
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+async def test_wherever_it_is_killed_nothing_is_paid_for_twice_and_nothing_is_left(
+    is_done: bool, tmp_path: Path
+) -> None:
+    whole = await killed_and_finished(tmp_path / "whole", TEXTS[:2], [])
+    for at in range(len(whole.calls) + len(TEXTS[:2])):
+        folder = tmp_path / str(at)
+        running = await killed_and_finished(folder, TEXTS[:2], [(at, is_done)])
+        assert is_paid_once(running, folder, TEXTS[:2]), at
+
+
+@settings(deadline=None, max_examples=12)  # it writes files, and waits for them to be on disk
+@given(
+    st.lists(st.tuples(st.integers(0, 25), st.booleans()), max_size=3),
+    st.lists(st.sampled_from(["completed", "expired", "cancelled"]), max_size=4),
+    st.integers(2, 6),
+    st.sampled_from([0.0, 0.003]),
+)
+def test_whatever_is_killed_or_ends_early_in_the_end_each_text_is_kept_and_paid_for_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    kills: list[tuple[int, bool]],
+    fates: list[Fate],
+    requests: int,
+    budget: float,
+) -> None:
+    folder = tmp_path_factory.mktemp("prepaid")
+    running = asyncio.run(
+        killed_and_finished(folder, TEXTS, kills, fates, batch_requests=requests, daily_budget_usd=budget)
+    )
+    assert is_paid_once(running, folder, TEXTS)
 
 
 @pytest.mark.parametrize("call", ["upload", "create", "get", "content", "delete"])
@@ -366,38 +396,42 @@ async def test_a_process_that_is_killed_while_the_endpoint_works_pays_for_nothin
         process = await asyncio.create_subprocess_exec(*command, env=environment)
         assert await process.wait() == -signal.SIGKILL
         process = None
-        assert msgspec.json.decode((state / SPENT).read_bytes(), type=Taken).usd > 3 * USD / 2
+        assert held(state) > 3 * USD / 2
         await prepaid(running, state, TEXTS[:3], daily_budget_usd=1.0)
         assert running.files == {}
     assert sorted(running.completed) == sorted([*TEXTS[:1], "Write to ██████████████: useless support.", TEXTS[2]])
-    spent = msgspec.json.decode((state / SPENT).read_bytes(), type=Taken).usd
-    assert 3 * USD / 2 - 1e-9 <= spent <= 1 / 100 + 0.01, "what was reserved is given back, but for the killed one's step"
+    assert 3 * USD / 2 - 1e-9 <= held(state) <= 1 / 100 + 1e-9, (
+        "but for the killed one's step, what was reserved is given back"
+    )
 
 
 async def test_a_days_budget_is_kept_and_what_it_does_not_pay_for_is_left_to_the_next(tmp_path: Path) -> None:
-    texts = [f"text {n}" for n in range(40)]
-    days = 0
-    async with batch_endpoint(BatchEndpoint()) as running:
-        for days in range(1, 60):
+    texts, is_over = [f"text {n}" for n in range(40)], True
+    async with batch_endpoint(BatchEndpoint(answer=dear)) as running:
+        for _ in range(20):
             before = len(running.completed)
             try:
                 await prepaid(running, tmp_path, texts, daily_budget_usd=0.005, batch_requests=25)
-                break
+                is_over = False
             except OverBudget as error:
                 assert "goes on at 00:00 UTC" in str(error)
                 assert b"text 39" not in leftovers(tmp_path)
-            spent = msgspec.json.decode((tmp_path / SPENT).read_bytes(), type=Taken).usd
-            assert 0 < spent <= 0.005
-            assert spent == pytest.approx((len(running.completed) - before) * USD / 2)
+            assert held(tmp_path) <= 0.005
+            assert held(tmp_path) == pytest.approx(
+                (len(running.completed) - before) * (600 * 0.15e-6 + 700 * 0.6e-6) / 2
+            )
+            if not is_over:
+                break
+            assert held(tmp_path) > 0.004, "most of it is spent"
             (tmp_path / SPENT).unlink()
-        assert len(running.completed) == len(set(running.completed)) == 40
-    assert days > 0
+    assert not is_over
+    assert len(running.completed) == len(set(running.completed)) == 40
 
 
 async def test_an_answer_whose_usage_is_not_known_has_cost_the_most_that_it_can(tmp_path: Path) -> None:
     async with batch_endpoint(BatchEndpoint(answer=lambda _: (200, {**answering(), "usage": None}))) as running:
         await prepaid(running, tmp_path, ["text"], daily_budget_usd=1.0)
-    assert msgspec.json.decode((tmp_path / SPENT).read_bytes(), type=Taken).usd > 700 * 0.6e-6 / 2
+    assert held(tmp_path) > 700 * 0.6e-6 / 2
 
 
 async def test_answers_that_cannot_be_kept_stay_at_the_endpoint_for_the_next_run(tmp_path: Path) -> None:
