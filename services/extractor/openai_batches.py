@@ -101,12 +101,11 @@ class Batches:
         return _read(await self._called(lambda: self._client.batches.retrieve(batch), self._seconds))
 
     async def tagged(self, prefix: str) -> dict[str, Batch]:
-        """All whose tags begin so, by tag."""
+        """Those whose tags begin so, by tag; not what failed, of which nothing was done."""
 
         async def request() -> dict[str, Batch]:
             found = [_read(batch) async for batch in self._client.batches.list(limit=100)]
-            found.sort(key=lambda batch: not batch.has_failed)  # one that failed stands for none that did not
-            return {batch.tag: batch for batch in found if batch.tag.startswith(prefix)}
+            return {batch.tag: batch for batch in found if batch.tag.startswith(prefix) and not batch.has_failed}
 
         return await self._called(request, TRANSFER_SECONDS)
 

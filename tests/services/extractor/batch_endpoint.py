@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from aiohttp import web
@@ -41,14 +42,17 @@ class BatchEndpoint:
     uploads: list[bytes] = field(default_factory=list)
     live: list[dict[str, Any]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
-    faults: dict[str, list[tuple[int, bool]]] = field(default_factory=lambda: defaultdict(list))
-    """By call: a status, and whether what was asked is done all the same."""
+    faults: dict[str, list[tuple[int, bool | Literal["late"]]]] = field(default_factory=lambda: defaultdict(list))
+    """By call: a status, and whether what was asked is done all the same; late: when the next file comes."""
+    late: list[Callable[[], Any]] = field(default_factory=list)
     done: list[Done] = field(default_factory=list)
     most_open: int = 0  # batches at once
 
     @property
     def completed(self) -> list[str]:
-        """Texts that were paid for, as often as they were."""
+        """Texts that were paid for, as often as they were, also by batches that nobody looks after."""
+        for batch in self._open:
+            self._end(batch)
         return [text for one in self.done for text in one.texts]
 
     def _new_file(self, name: str, content: bytes) -> str:
@@ -62,6 +66,9 @@ class BatchEndpoint:
         async for part in await request.multipart():
             name = getattr(part, "filename", None) or name
             given[getattr(part, "name", "")] = await part.read()  # type: ignore[union-attr]
+        for create in self.late:
+            create()
+        self.late.clear()
         assert given["purpose"] == b"batch"
         assert given["expires_after[seconds]"].isdigit()
         self.uploads.append(given["file"])
@@ -81,19 +88,22 @@ class BatchEndpoint:
         return _not_found() if file is None else web.json_response({"id": request.match_info["id"], "deleted": True})
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        asked = await request.json()
+        return self._created(await request.json())
+
+    def _created(self, asked: dict[str, Any]) -> web.StreamResponse:
         assert (asked["endpoint"], asked["completion_window"]) == ("/v1/chat/completions", "24h")
-        if asked["input_file_id"] not in self.files:
-            return web.json_response({"error": {"message": "no such file", "code": None}}, status=400)
         number = len(self.batches)
-        lines = [json.loads(line) for line in self.files[asked["input_file_id"]][1].splitlines()]
+        name, content = self.files.get(asked["input_file_id"], ("", b""))
+        lines = [json.loads(line) for line in content.splitlines()]
         batch = {
             "id": f"batch-{number}", "object": "batch", "status": "validating", "number": number, "polls": 0,
             "lines": lines, "endpoint": asked["endpoint"], "completion_window": "24h", "created_at": number,
             "input_file_id": asked["input_file_id"], "metadata": asked["metadata"],
             "request_counts": {"total": len(lines), "completed": 0, "failed": 0},
         }  # fmt: skip
-        if sum(len(one["lines"]) for one in self._open) + len(lines) > self.most_waiting:
+        if not name:
+            batch |= {"status": "failed", "errors": {"object": "list", "data": [{"code": "file_not_found"}]}}
+        elif sum(len(one["lines"]) for one in self._open) + len(lines) > self.most_waiting:
             batch |= {"status": "failed", "errors": {"object": "list", "data": [{"code": "token_limit_exceeded"}]}}
         self.batches[str(batch["id"])] = batch
         self.most_open = max(self.most_open, len(self._open))
@@ -133,7 +143,7 @@ class BatchEndpoint:
         lines = batch["lines"][::-1]
         texts: list[str] = []
         files: dict[str, list[dict[str, Any]]] = {"output": [], "error": []}
-        if fate == "failed" or batch["input_file_id"] not in self.files:
+        if fate == "failed":
             batch |= {"status": "failed", "errors": {"object": "list", "data": [{"code": "invalid_json_line"}]}}
             lines = []
         for place, line in enumerate(lines):
@@ -165,7 +175,9 @@ class BatchEndpoint:
             if not self.faults[name]:
                 return await handler(request)
             status, is_done = self.faults[name].pop(0)
-            if is_done:
+            if is_done == "late":
+                self.late.append(partial(self._created, await request.json()))
+            elif is_done:
                 await handler(request)
             else:
                 await request.read()

@@ -22,12 +22,13 @@ from openai import AsyncOpenAI
 from services.extractor import calls, metrics, parts, prepayment
 from services.extractor.budget import FILE as SPENT
 from services.extractor.budget import OverBudget, Taken
+from services.extractor.estimate import estimate
 from services.extractor.findings import Answered, Found, NothingUsable
 from services.extractor.keeping import Summary
 from services.extractor.openai_batches import BatchRefused
 from services.extractor.paid_answers import FILE as ANSWERS
 from services.extractor.paid_answers import PaidAnswers
-from services.extractor.prepay import not_paid, prepay
+from services.extractor.prepay import main, not_paid, prepay
 from services.extractor.providers import provider_of
 from services.extractor.settings import ExtractorSettings
 from services.extractor.underway import FILE, Underway, Unkept
@@ -47,7 +48,7 @@ USD = 11 * 0.15e-6 + 7 * 0.6e-6  # of one answer of the double, by the table
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepayment, "POLLS", (0.0,))
-    monkeypatch.setattr(jobs, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(jobs, "PAUSES", (0.0,) * 4)
     monkeypatch.setattr(calls, "FIRST_DELAY_SECONDS", 0.001)
 
 
@@ -272,6 +273,17 @@ async def test_a_call_that_fails_is_made_again_and_no_text_is_paid_for_twice(
     assert len(running.completed) == len(set(running.completed)) == len(TEXTS)
 
 
+@pytest.mark.parametrize("then", [[], [(504, True)], [(504, "late"), (500, True)]])
+async def test_a_batch_that_would_be_created_late_finds_no_file(then: list[Any], tmp_path: Path) -> None:
+    running = BatchEndpoint()
+    running.faults["create"] = [(504, "late"), *then]
+    async with batch_endpoint(running):
+        assert (await prepaid(running, tmp_path, TEXTS)).kept == len(TEXTS)
+        assert running.files == {}
+        assert running.faults["create"] == []
+    assert len(running.completed) == len(set(running.completed)) == len(TEXTS)
+
+
 async def test_an_endpoint_that_stays_away_ends_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
     running = BatchEndpoint()
     running.faults["get"] = [(500, False)] * 100
@@ -485,8 +497,22 @@ async def test_an_endpoint_without_batches_is_a_wrong_setting(tmp_path: Path) ->
             await prepay(lambda: iter(TEXTS), chosen_for(running, tmp_path), lambda _: None)  # type: ignore[arg-type]
 
 
-def test_the_command_prices_a_file_as_batches_and_leaves_out_what_is_paid_for(tmp_path: Path) -> None:
-    """`--dry-run` asks nobody."""
-    (tmp_path / "texts").write_text("\n".join(TEXTS[:3]))
-    chosen = settings_for("http://127.0.0.1:1/v1", kept_answers=10).model_copy(update={"state": tmp_path})
-    assert len(asyncio.run(not_paid(lambda: iter(TEXTS[:3]), chosen))) == 3
+def test_a_dry_run_asks_nobody_costs_half_and_leaves_out_what_is_paid_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], general: Space, tmp_path: Path
+) -> None:
+    async def pay_for_one() -> None:
+        async with batch_endpoint(BatchEndpoint()) as running:
+            await prepaid(running, tmp_path, TEXTS[:1])
+
+    asyncio.run(pay_for_one())
+    capsys.readouterr()
+    (tmp_path / "texts").write_text("\n".join([*TEXTS[:3], TEXTS[2]]))
+    monkeypatch.setenv("FINESTREAM_EXTRACTOR_PROVIDER", "openai")
+    monkeypatch.setenv("FINESTREAM_EXTRACTOR_STATE", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["prepay", str(tmp_path / "texts"), "--dry-run", "--json"])
+    main()
+    told = json.loads(capsys.readouterr().out)
+    live = estimate(TEXTS[1:3], ExtractorSettings().openai, general)
+    assert told["texts"] == live.texts == 2
+    assert told["most_usd"] == pytest.approx(live.most_usd / 2)
+    assert told["expected_usd"] == pytest.approx(live.expected_usd / 2)
