@@ -164,8 +164,9 @@ class Batches:
 
 def _read(answer: Any) -> Batch:
     """`answer` is what the client made of any JSON: no field of it is sure to be there."""
-    tag: Any = (getattr(answer, "metadata", None) or {}).get(TAG)
-    said: Any = getattr(getattr(answer, "errors", None), "data", None) or ()
+    metadata: Any = getattr(answer, "metadata", None)
+    tag = metadata.get(TAG) if isinstance(metadata, dict) else None
+    said: Any = getattr(getattr(answer, "errors", None), "data", None)
     counts = getattr(answer, "request_counts", None)
     return Batch(
         id=_id_of(answer),
@@ -174,9 +175,14 @@ def _read(answer: Any) -> Batch:
         asked=str(getattr(answer, "input_file_id", None) or ""),
         answers=str(getattr(answer, "output_file_id", None) or ""),
         errors=str(getattr(answer, "error_file_id", None) or ""),
-        codes=tuple(str(getattr(error, "code", None)) for error in said),
-        done=sum(int(getattr(counts, name, None) or 0) for name in ("completed", "failed")),
+        codes=tuple(str(getattr(error, "code", None)) for error in said) if isinstance(said, list) else (),
+        done=_number(counts, "completed") + _number(counts, "failed"),
     )
+
+
+def _number(counts: Any, name: str) -> int:
+    found = getattr(counts, name, None)
+    return found if isinstance(found, int) else 0
 
 
 def _id_of(answer: Any) -> str:
