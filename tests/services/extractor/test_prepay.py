@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 import structlog
+from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import AsyncOpenAI
@@ -297,6 +298,40 @@ async def test_an_endpoint_that_stays_away_ends_the_run_and_the_next_one_goes_on
     assert len(running.completed) == len(TEXTS) + 1
 
 
+async def test_what_was_asked_with_other_settings_is_kept_as_their_answer(
+    general: Space, worker: Worker, tmp_path: Path
+) -> None:
+    running = BatchEndpoint()
+    running.faults["get"] = [(500, False)] * 100
+    async with batch_endpoint(running):
+        with pytest.raises(Unavailable):
+            await prepaid(running, tmp_path, TEXTS)
+        running.faults["get"] = []
+        summary = await prepaid(running, tmp_path, TEXTS, max_output_tokens=99)
+        assert (summary.known, summary.kept) == (0, 2 * len(TEXTS))
+        await found(running, tmp_path, TEXTS, general, worker)
+        assert running.live == []
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [{}, [], "x", 7, {"id": 7}, {"id": "batch-0", "metadata": "x", "errors": 5, "request_counts": {"completed": "x"}}],
+)
+async def test_nonsense_about_a_batch_is_asked_about_again(
+    nonsense: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    running = BatchEndpoint()
+    get, answers = running.get, iter([nonsense])
+
+    async def said(request: Any) -> Any:
+        return web.json_response(one) if (one := next(answers, None)) is not None else await get(request)
+
+    monkeypatch.setattr(running, "get", said)
+    async with batch_endpoint(running):
+        assert (await prepaid(running, tmp_path, TEXTS)).kept == len(TEXTS)
+        assert len(running.batches) == 1
+
+
 class Killed(BaseException):
     """Where a process would be no more."""
 
@@ -337,6 +372,7 @@ async def killed_and_finished(
             (folder / SPENT).unlink(missing_ok=True)
             with contextlib.suppress(OverBudget):
                 await prepaid(running, folder, texts, **openai)
+            assert not openai.get("daily_budget_usd") or 0 <= held(folder) <= openai["daily_budget_usd"] + 1e-9
             if not await not_paid(lambda: iter(texts), chosen_for(running, folder)):
                 return running
     raise AssertionError(f"not all is paid for: {running.done}")
