@@ -1,4 +1,7 @@
-"""services/extractor/prepay.py, prepayment.py, underway.py, openai_batches.py: bought by batches, once, and found afterwards."""
+"""services/extractor/prepay.py and what it is made of (prepayment, parts, keeping, underway, batch_lines, openai_batches).
+
+Bought by batches, once, and found afterwards, whatever is killed in between.
+"""
 
 import asyncio
 import contextlib
@@ -29,7 +32,7 @@ from services.extractor.keeping import Summary
 from services.extractor.openai_batches import BatchRefused
 from services.extractor.paid_answers import FILE as ANSWERS
 from services.extractor.paid_answers import PaidAnswers
-from services.extractor.prepay import main, not_paid, prepay
+from services.extractor.prepay import main, not_paid, prepay, show
 from services.extractor.providers import provider_of
 from services.extractor.settings import ExtractorSettings
 from services.extractor.underway import FILE, Underway, Unkept
@@ -180,6 +183,23 @@ async def test_an_answer_that_failed_is_not_kept_and_is_asked_for_again(
         again = await prepaid(running, tmp_path, ["bad", "good"])
         assert (again.known, again.kept) == (1, 1)
     assert sorted(running.completed) == ["bad", "good"]
+
+
+async def test_the_summary_is_a_sentence_or_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    running = BatchEndpoint(answer=lambda shown: (500, {}) if shown == "bad" else (200, completion("")))
+    async with batch_endpoint(running):
+        summary = await prepaid(running, tmp_path, ["bad", "good"])
+    capsys.readouterr()
+    show(summary, as_json=False)
+    show(summary, as_json=True)
+    sentence, line = capsys.readouterr().out.splitlines()
+    assert sentence.startswith(
+        "2 different texts, 0 paid for before or underway; 1 answers kept, of them unusable: 1 empty_answer;"
+        " left: 1 status_500; tokens: "
+    )
+    told = json.loads(line)["summary"]
+    assert (told["texts"], told["kept"], told["left"]) == (2, 1, {"status_500": 1})
+    assert told["usd"] > 0
 
 
 @pytest.mark.parametrize("fate", ["expired", "cancelled"])
