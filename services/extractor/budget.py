@@ -68,27 +68,50 @@ class Budget:
 
     def left(self) -> float:
         """USD that are neither spent nor in the hands of another process; not a number where nobody knows."""
-        self._turn_page()
         try:
-            held = self._held()
+            return self._left()
         except (OSError, Damaged):  # the next call says what is wrong; a scrape must not end in an error
             return math.nan
-        ours = self._taken - self._spent if held.day == self._day else 0.0
-        return self._usd - held.usd + ours
+
+    @property
+    def step(self) -> float:
+        """USD that may be left over of a day."""
+        return self._usd / STEPS
+
+    def room(self) -> float:
+        """USD that are not reserved either. Raises Unavailable."""
+        try:
+            return self._left() - self._reserved
+        except (OSError, Damaged) as error:
+            raise _unkept(error) from error
 
     async def reserve(self, usd: float) -> Reserved:
         """Room for a call that costs at most so much; `settle` must follow. Raises OverBudget, Unavailable.
 
         Calls in flight mostly give back some of what they reserved: they are waited for.
         """
-        while not self._reserve(usd):
+        while (reserved := self.reserve_now(usd)) is None:
             if self._reserved <= ROUNDING:
-                raise OverBudget(
-                    f"what is left of today's budget of {self._usd:g} USD (FINESTREAM_OPENAI_DAILY_BUDGET_USD) does not"
-                    " pay for another call to the language model; it goes on at 00:00 UTC"
-                )
+                raise self.over()
             await self._settled.wait()
-        return Reserved(self._day, usd)
+        return reserved
+
+    def reserve_now(self, usd: float) -> Reserved | None:
+        """None where there is no room. Raises Unavailable."""
+        return Reserved(self._day, usd) if self._reserve(usd) else None
+
+    def over(self) -> OverBudget:
+        return OverBudget(
+            f"what is left of today's budget of {self._usd:g} USD (FINESTREAM_OPENAI_DAILY_BUDGET_USD) does not"
+            " pay for another call to the language model; it goes on at 00:00 UTC"
+        )
+
+    def resume(self, reserved: Reserved) -> None:
+        """Take over what a process reserved that is no more; `settle` must follow."""
+        self._turn_page()
+        if reserved.day == self._day:
+            self._taken += reserved.usd
+            self._reserved += reserved.usd
 
     def settle(self, reserved: Reserved, usd: float) -> None:
         """The call cost so much. What was reserved yesterday is yesterday's."""
@@ -128,12 +151,18 @@ class Budget:
                 left = self._usd - held.usd
                 if missing > left + ROUNDING:
                     return False
-                step = min(left, max(missing, self._usd / STEPS))
+                step = min(left, max(missing, self.step))
                 files.replace(self._file, msgspec.json.encode(Taken(held.day, held.usd + step)))
         except (OSError, Damaged) as error:
-            raise Unavailable(f"what was spent today cannot be kept: {error}") from error
+            raise _unkept(error) from error
         self._taken += step
         return True
+
+    def _left(self) -> float:
+        self._turn_page()
+        held = self._held()
+        ours = self._taken - self._spent if held.day == self._day else 0.0
+        return self._usd - held.usd + ours
 
     def _held(self) -> Taken:
         """Today's: of an earlier day nothing counts any more."""
@@ -152,3 +181,7 @@ class Budget:
         with self._lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _unkept(error: Exception) -> Unavailable:
+    return Unavailable(f"what was spent today cannot be kept: {error}")

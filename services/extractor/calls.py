@@ -28,10 +28,11 @@ class Calls:
         self._settings = settings
         self._limiter = Limiter(settings.concurrency)
 
-    async def __call__(self, request: Callable[[], Awaitable[R]]) -> R:
+    async def __call__(self, request: Callable[[], Awaitable[R]], *, again: bool = True) -> R:
         """Raises NothingUsable where this request will never succeed, Unavailable where it may succeed later.
 
-        No try begins after `total_seconds`. A try that failed gives its place to another call while it waits.
+        `again`: whether to try again; not what would be done twice where only the answer was lost. No try begins after
+        `total_seconds`. A try that failed gives its place to another call while it waits.
         """
         clock = asyncio.get_running_loop().time
         deadline, tried = clock() + self._settings.total_seconds, 0
@@ -42,7 +43,7 @@ class Calls:
             if not isinstance(answer, Trouble):
                 return answer
             pause = _pause(answer, delay)
-            if not answer.passes_soon or tried > self._settings.max_retries or clock() + pause > deadline:
+            if not (again and answer.passes_soon) or tried > self._settings.max_retries or clock() + pause > deadline:
                 raise _unavailable(answer.reason)
             metrics.RETRIES.labels(answer.reason).inc()
             await asyncio.sleep(pause)

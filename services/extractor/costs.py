@@ -19,11 +19,24 @@ class Usage:
     embedding: int = 0
 
 
+def added(one: Usage, other: Usage) -> Usage:
+    return Usage(
+        one.prompt + other.prompt, one.cached + other.cached, one.completion + other.completion,
+        one.embedding + other.embedding,
+    )  # fmt: skip
+
+
 def cost(price: Price, usage: Usage) -> float:
     """USD."""
     cached = price.input if price.cached is None else price.cached
     read = (usage.prompt + usage.embedding) * price.input + usage.cached * cached
     return (read + usage.completion * price.output) / TOKENS_PRICED
+
+
+def discounted(price: Price, share: float) -> Price:
+    """Of the price only this share."""
+    cached = None if price.cached is None else share * price.cached
+    return Price(input=share * price.input, output=share * price.output, cached=cached)
 
 
 def most(price: Price, usage: Usage) -> float:
@@ -55,6 +68,13 @@ def count(model: str, price: Price | None, usage: Usage) -> None:
             metrics.TOKENS.labels(kind, model).inc(tokens)
     if price is not None:
         metrics.COST.labels(model).inc(cost(price, usage))
+
+
+def charged() -> tuple[dict[str, int], float | None]:
+    """Tokens by kind and USD that this process has counted so far; None: none, or by a model without a price."""
+    tokens = {kind: int(tokens) for kind, tokens in metrics.by_label(metrics.TOKENS, "kind").items()}
+    usd = metrics.by_label(metrics.COST, "model")
+    return tokens, sum(usd.values()) if usd else None
 
 
 def _tokens(usage: Any, name: str) -> int | None:

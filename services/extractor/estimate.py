@@ -8,7 +8,7 @@ from msgspec import Struct
 from services.extractor import costs
 from services.extractor.costs import Usage
 from services.extractor.openai_embeddings import CHARS_A_TOKEN
-from services.extractor.openai_endpoint import most_tokens
+from services.extractor.openai_endpoint import most_usage
 from services.extractor.openai_provider import Asking
 from services.extractor.settings import OpenAISettings
 from shared.events import content_hash
@@ -27,11 +27,12 @@ class Estimate(Struct, frozen=True):
     most_usd: float
 
 
-def estimate(texts: Iterable[str], settings: OpenAISettings, space: Space) -> Estimate:
-    """Raises WrongSetting for a model without a price."""
+def estimate(texts: Iterable[str], settings: OpenAISettings, space: Space, share: float = 1.0) -> Estimate:
+    """At this share of the price. Raises WrongSetting for a model without one."""
     price = settings.prices.get(settings.model)
     if price is None:
         raise WrongSetting(f"FINESTREAM_OPENAI_PRICES: {settings.model} has no price")
+    price = costs.discounted(price, share)
     asking = Asking(settings, space)
     seen: set[str] = set()
     expected = most = 0.0
@@ -39,7 +40,7 @@ def estimate(texts: Iterable[str], settings: OpenAISettings, space: Space) -> Es
         key = content_hash(text)
         if key not in seen:
             seen.add(key)
-            tokens = most_tokens(asking.request(asking.read(text)))
-            expected += costs.cost(price, Usage(prompt=tokens // CHARS_A_TOKEN, completion=ANSWER_TOKENS))
-            most += costs.most(price, Usage(prompt=tokens, completion=settings.max_output_tokens))
+            usage = most_usage(asking.request(asking.read(text)), settings)
+            expected += costs.cost(price, Usage(prompt=usage.prompt // CHARS_A_TOKEN, completion=ANSWER_TOKENS))
+            most += costs.most(price, usage)
     return Estimate(len(seen), expected, most)

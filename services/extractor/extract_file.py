@@ -7,7 +7,7 @@ for is kept as the service keeps it.
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -19,17 +19,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from services.extractor import metrics
+from services.extractor import costs, metrics
 from services.extractor.estimate import EXPECTED, estimate
 from services.extractor.extraction import Extracted
 from services.extractor.main import parts_of
+from services.extractor.providers import space_of
 from services.extractor.settings import ExtractorSettings
 from services.extractor.worker import Worker
-from shared import logs, settings, space
+from shared import logs, settings
 from shared.experiments.readers import BadLines
 from shared.jobs import ending, patiently
 from shared.local.reviews import numbered_lines, read_reviews
-from shared.service import WrongSetting
 
 
 @dataclass
@@ -49,9 +49,7 @@ class Summary:
     def charged(self) -> None:
         """Read what this process has counted so far."""
         self.dropped_quotes = int(metrics.by_label(metrics.DROPPED, "reason").get("quote_not_found", 0))
-        self.tokens = {kind: int(tokens) for kind, tokens in metrics.by_label(metrics.TOKENS, "kind").items()}
-        costs = metrics.by_label(metrics.COST, "model")
-        self.usd = sum(costs.values()) if costs else None
+        self.tokens, self.usd = costs.charged()
 
     def sentence(self) -> str:
         tokens = ", ".join(f"{count} {kind}" for kind, count in self.tokens.items()) or "none"
@@ -127,13 +125,9 @@ async def extract(texts: Iterator[tuple[int, str]], chosen: ExtractorSettings, s
         worker.stop()
 
 
-def dry_run(texts: Iterator[tuple[int, str]], chosen: ExtractorSettings, as_json: bool) -> None:
-    """What the file would cost. Raises WrongSetting for a model without a price."""
-    try:
-        definition = space.load(chosen.space.name, chosen.space.root)
-    except (OSError, ValueError) as error:
-        raise WrongSetting(f"FINESTREAM_SPACE_NAME={chosen.space.name}: {error}") from None
-    found = estimate((text for _, text in texts), chosen.openai, definition)
+def dry_run(texts: Iterable[str], chosen: ExtractorSettings, as_json: bool, share: float = 1.0) -> None:
+    """What the texts would cost at this share of the price. Raises WrongSetting for a model without one."""
+    found = estimate(texts, chosen.openai, space_of(chosen), share)
     if as_json:
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
         return
@@ -181,7 +175,7 @@ def main() -> None:
         bad = BadLines(given.file)
         texts = islice(texts_of(given.file, bad), given.limit or None)
         if given.dry_run:
-            dry_run(texts, chosen, given.json)
+            dry_run((text for _, text in texts), chosen, given.json)
         else:
             asyncio.run(extract(texts, chosen, Shown(given.json)))
         bad.tell()

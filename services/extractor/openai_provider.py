@@ -45,12 +45,12 @@ class Answer(Struct):
 
 
 class Asking:
-    """What is sent about a text; `setup` names all of it but the text."""
+    """What is sent about a text, and how the answer is read; `setup` names all that is sent but the text."""
 
     def __init__(self, settings: OpenAISettings, space: Space) -> None:
         version, self._prompt = prompt_of(space)
         self.name = f"openai/{settings.model}+prompt-{version}"
-        self.other = space.attribute_names[-1]
+        self._other = space.attribute_names[-1]
         self._settings = settings
         self._always: dict[str, Any] = {
             "model": settings.model,
@@ -65,6 +65,10 @@ class Asking:
         told = [self._always, self._prompt, settings.max_chars, sorted(settings.redact)]
         self.setup = content_hash(json.dumps(told, sort_keys=True))
 
+    async def shown(self, texts: Sequence[str], redaction: Redaction) -> list[str]:
+        """What is asked about of each text, as it may leave."""
+        return await redaction([self.read(text) for text in texts])
+
     def read(self, text: str) -> str:
         """As much of the text as is asked about."""
         return text[: self._settings.max_chars]
@@ -76,6 +80,10 @@ class Asking:
         ]
         return {**self._always, "messages": messages}
 
+    def findings_in(self, completion: Any, text: str, shown: str) -> list[Finding]:
+        """What the answer says of the text, of which it was `shown` so much. Raises NothingUsable."""
+        return [_finding(pair, text, shown, self._other) for pair in _parsed(_content_of(completion)).pairs]
+
 
 class OpenAIProvider:
     def __init__(self, endpoint: Endpoint, asking: Asking, redaction: Redaction) -> None:
@@ -85,7 +93,7 @@ class OpenAIProvider:
         self._redaction = redaction
 
     async def find(self, texts: Sequence[str]) -> list[Answered]:
-        shown = await self._redaction([self._asking.read(text) for text in texts])
+        shown = await self._asking.shown(texts, self._redaction)
         return await asyncio.gather(*map(self._answered, texts, shown))
 
     async def _answered(self, text: str, shown: str) -> Answered:
@@ -100,8 +108,7 @@ class OpenAIProvider:
     async def _find(self, text: str, shown: str) -> Found:
         """Raises NothingUsable, Unavailable."""
         completion = await self._endpoint.complete(self._asking.request(shown))
-        pairs = _parsed(_content_of(completion)).pairs
-        return Found([_finding(pair, text, shown, self._asking.other) for pair in pairs], self.name)
+        return Found(self._asking.findings_in(completion, text, shown), self.name)
 
 
 def prompt_of(space: Space) -> tuple[str, str]:
@@ -137,7 +144,8 @@ def _closed(properties: dict[str, Any]) -> dict[str, Any]:
 
 def _content_of(completion: Any) -> str:
     """The answer's text. `completion` is what the client made of any JSON, so no field of it is sure to be there."""
-    choice: Any = next(iter(getattr(completion, "choices", None) or ()), None)
+    choices = getattr(completion, "choices", None)
+    choice: Any = choices[0] if isinstance(choices, list) and choices else None
     message: Any = getattr(choice, "message", None)
     if message is None:
         raise NothingUsable("empty_answer")

@@ -14,7 +14,7 @@ class PaidOnce:
     def __init__(self, paid: Provider, setup: str, answers: PaidAnswers) -> None:
         self.name = paid.name
         self._paid = paid
-        self._key = f"{paid.name} {setup}"
+        self._key = key_of(paid.name, setup)
         self._answers = answers
         self._underway: dict[str, asyncio.Task[Answered]] = {}
 
@@ -50,8 +50,21 @@ class PaidOnce:
 
     async def _bought(self, key: str, text: str) -> Answered:
         [answer] = await self._paid.find([text])
-        if isinstance(answer, Found):
-            await self._answers.put(self._key, key, Kept(answer.findings))
-        elif isinstance(answer, NothingUsable) and answer.reason != "rejected":  # that was not paid for
-            await self._answers.put(self._key, key, Kept(failure=answer.reason))
+        kept = kept_of(answer)
+        if kept is not None:
+            await self._answers.put(self._key, key, kept)
         return answer
+
+
+def key_of(name: str, setup: str) -> str:
+    """What the answers of a provider are kept under."""
+    return f"{name} {setup}"
+
+
+def kept_of(answer: Answered) -> Kept | None:
+    """None for what was not paid for, or is not final."""
+    if isinstance(answer, Found):
+        return Kept(answer.findings)
+    if isinstance(answer, NothingUsable) and answer.reason != "rejected":
+        return Kept(failure=answer.reason)
+    return None

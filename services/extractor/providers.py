@@ -18,6 +18,7 @@ from services.extractor.spacy_pipeline import ModelUnavailable
 from services.extractor.spans.model import Spans, WeightsUnavailable
 from services.extractor.worker import Worker
 from shared import logs
+from shared import space as spaces
 from shared.embedding import Embedder, EmbeddingUnavailable
 from shared.service import WrongSetting
 from shared.space import Space
@@ -32,20 +33,26 @@ def provider_of(
     if settings.provider != "openai":
         return _offline(settings.provider, settings, worker)
     asking = Asking(settings.openai, space)
-    paid: Provider = OpenAIProvider(endpoint or endpoint_of(settings), asking, _redaction(settings, worker))
+    paid: Provider = OpenAIProvider(endpoint or endpoint_of(settings), asking, redaction_of(settings, worker))
     if settings.openai.kept_answers:
-        paid = _paid_once(paid, asking.setup, settings)
+        paid = PaidOnce(paid, asking.setup, paid_answers_of(settings))
     if settings.openai.daily_budget_usd and settings.openai.over_budget != "wait":
         return OfflineOverBudget(paid, _offline(settings.openai.over_budget, settings, worker))
     return paid
 
 
-def _paid_once(paid: Provider, setup: str, settings: ExtractorSettings) -> Provider:
+def space_of(settings: ExtractorSettings) -> Space:
     try:
-        answers = PaidAnswers(settings.state, settings.openai.kept_answers, settings.openai.kept_days)
+        return spaces.load(settings.space.name, settings.space.root)
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise WrongSetting(f"FINESTREAM_SPACE_NAME={settings.space.name}: {error}") from None
+
+
+def paid_answers_of(settings: ExtractorSettings) -> PaidAnswers:
+    try:
+        return PaidAnswers(settings.state, settings.openai.kept_answers, settings.openai.kept_days)
     except OSError as error:
         raise WrongSetting(f"FINESTREAM_EXTRACTOR_STATE={settings.state}: {error}") from None
-    return PaidOnce(paid, setup, answers)
 
 
 def _offline(name: Offline, settings: ExtractorSettings, worker: Worker) -> Provider:
@@ -66,7 +73,7 @@ def embeddings_of(
     """Checked to be what the space was made with: vectors of two models cannot be compared."""
     if settings.embeddings == "openai":
         embeddings: Embeddings = OpenAIEmbeddings(
-            endpoint or endpoint_of(settings), settings.openai, _redaction(settings, worker), space.embedding_dim
+            endpoint or endpoint_of(settings), settings.openai, redaction_of(settings, worker), space.embedding_dim
         )
         if embeddings.name != space.embedding:
             raise WrongSetting(
@@ -86,7 +93,7 @@ def embeddings_of(
     return embeddings
 
 
-def _redaction(settings: ExtractorSettings, worker: Worker) -> Redaction:
+def redaction_of(settings: ExtractorSettings, worker: Worker) -> Redaction:
     try:
         return Redaction(settings.openai.redact, worker, settings.local.spacy_model)
     except ModelUnavailable as error:

@@ -63,6 +63,15 @@ class OpenAISettings(BaseSettings):
         200_000, ge=0, description="kept on disk so that no text is paid for twice, the newest; 0: none"
     )
     kept_days: float = Field(30.0, gt=0, description="that an answer is kept, which quotes its review")
+    batch_price: float = Field(
+        0.5, ge=0, le=1, description="of an answer by `finestream prepay`, as a share of FINESTREAM_OPENAI_PRICES"
+    )
+    batch_requests: int = Field(
+        50_000,
+        ge=1,
+        le=50_000,
+        description="of one batch at most; halved where the account may not have so many waiting",
+    )
     base_url: str = Field("https://api.openai.com/v1", min_length=1, description="any OpenAI-compatible endpoint")
     api_key: SecretStr = SecretStr("")
     model: str = Field("gpt-4o-mini", min_length=1, description="must support structured output (json_schema)")

@@ -42,6 +42,9 @@ app.command(epilog="Example: finestream bench intake state_size --json figures.j
 
 Data = Annotated[Path, typer.Option(help="folder of everything that is kept")]
 Reviews = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Amazon-format JSON lines, gzip or not")]
+Texts = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Amazon-format JSON lines, or a text a line")]
+Limit = Annotated[int, typer.Option(min=0, help="reviews at most; 0: all")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="ask nobody: what would the model cost?")]
 Meta = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="metadata of the items, JSON lines")]
 
 
@@ -150,19 +153,29 @@ def evaluate_extraction(
 
 @app.command(epilog="Example: finestream extract reviews.json.gz --limit 20 --dry-run")
 def extract(
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Amazon-format JSON lines, or a text a line")
-    ],
-    limit: Annotated[int, typer.Option(min=0, help="reviews at most; 0: all")] = 0,
+    file: Texts,
+    limit: Limit = 0,
     as_json: Annotated[bool, typer.Option("--json", help="a JSON object a line instead of tables")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="ask nobody: what would the model cost?")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Find the opinions in a file of reviews with the configured provider, and say what that cost. Writes nothing."""
-    command = [
-        sys.executable, "-m", "services.extractor.extract_file", str(file), "--limit", str(limit),
-        *(["--json"] if as_json else []), *(["--dry-run"] if dry_run else []),
-    ]  # fmt: skip
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    raise typer.Exit(subprocess.run(_of_file("extract_file", file, limit, as_json, dry_run), check=False).returncode)
+
+
+@app.command(epilog="Example: finestream prepay reviews.json.gz --dry-run")
+def prepay(
+    file: Texts,
+    limit: Limit = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="the summary as JSON")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Buy the opinions in a file of reviews by batches, at a lower price, for whoever asks for them afterwards."""
+    raise typer.Exit(subprocess.run(_of_file("prepay", file, limit, as_json, dry_run), check=False).returncode)
+
+
+def _of_file(module: str, file: Path, limit: int, as_json: bool, dry_run: bool) -> list[str]:
+    options = ["--limit", str(limit), *(["--json"] if as_json else []), *(["--dry-run"] if dry_run else [])]
+    return [sys.executable, "-m", f"services.extractor.{module}", str(file), *options]
 
 
 @app.command(epilog="Example: finestream schema > events.schema.json")

@@ -97,6 +97,32 @@ async def test_who_finds_no_room_waits_for_what_calls_in_flight_give_back(tmp_pa
     assert await waiting == Reserved(DAY, 0.5)
 
 
+async def test_who_comes_after_settles_what_the_one_before_reserved(tmp_path: Path, days: Days) -> None:
+    before = Budget(tmp_path, 1.0, days)
+    reserved = before.reserve_now(0.6)
+    assert reserved is not None
+    assert before.room() == pytest.approx(0.4)
+    assert before.reserve_now(0.5) is None
+    before.close()
+    after = Budget(tmp_path, 1.0, days)
+    after.resume(reserved)
+    assert (after.left(), after.room()) == (pytest.approx(1.0), pytest.approx(0.4))
+    after.settle(reserved, 0.1)
+    assert after.room() == pytest.approx(0.9)
+    after.close()
+    assert held(tmp_path) == pytest.approx(0.1)
+
+
+async def test_what_was_reserved_yesterday_is_none_of_todays(tmp_path: Path, days: Days) -> None:
+    reserved = Budget(tmp_path, 1.0, days).reserve_now(0.6)
+    assert reserved is not None
+    days.day += timedelta(days=1)
+    after = Budget(tmp_path, 1.0, days)
+    after.resume(reserved)
+    after.settle(reserved, 0.1)
+    assert after.room() == 1.0
+
+
 @settings(deadline=None, max_examples=50)  # it writes files
 @given(st.lists(st.tuples(CENTS, st.floats(0, 1), st.booleans()), max_size=40), st.randoms())
 def test_spending_never_exceeds_the_budget_whatever_is_in_flight_cut_or_killed(
@@ -146,6 +172,8 @@ async def test_a_file_that_is_damaged_later_makes_the_stream_wait(tmp_path: Path
     (tmp_path / FILE).write_bytes(b"{")
     with pytest.raises(Unavailable, match="cannot be kept"):
         await budget.reserve(0.1)
+    with pytest.raises(Unavailable, match="cannot be kept"):
+        budget.room()
     assert budget.left() != budget.left(), "not a number"
 
 

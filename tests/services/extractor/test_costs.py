@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from services.extractor import metrics
-from services.extractor.costs import Usage, cost
+from services.extractor.costs import Usage, added, cost, discounted
 from services.extractor.findings import Found
 from services.extractor.providers import embeddings_of, provider_of
 from services.extractor.settings import ExtractorSettings, OpenAISettings, Price
@@ -81,6 +81,15 @@ def test_more_tokens_never_cost_less_and_none_cost_nothing(price: Price, prompt:
     for kind in ("prompt", "cached", "completion"):
         usage = {"prompt": prompt, "cached": cached, "completion": prompt}
         assert cost(price, Usage(**{**usage, kind: usage[kind] + more})) >= cost(price, less)
+
+
+@given(PRICES, st.floats(0, 1), TOKENS, TOKENS, TOKENS)
+def test_a_share_of_the_price_is_that_share_of_the_cost(
+    price: Price, share: float, prompt: int, cached: int, completion: int
+) -> None:
+    usage = Usage(prompt=prompt, cached=cached, completion=completion)
+    assert cost(discounted(price, share), usage) == pytest.approx(share * cost(price, usage))
+    assert cost(price, added(usage, usage)) == pytest.approx(2 * cost(price, usage))
 
 
 def test_given_prices_win_over_ours_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,11 +93,11 @@ def test_a_dry_run_asks_nobody_and_bounds_the_cost(
     general: Space, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = ExtractorSettings()
-    dry_run(of(TEXT, TEXT, "Another."), given, as_json=True)
+    dry_run([TEXT, TEXT, "Another."], given, as_json=True)
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert found["texts"] == 2, "no text is paid for twice"
     assert 0 < found["expected_usd"] < found["most_usd"]
-    dry_run(of(TEXT), given, as_json=False)
+    dry_run([TEXT], given, as_json=False)
     assert "1 different texts with gpt-4o-mini" in capsys.readouterr().out
     with pytest.raises(WrongSetting, match="has no price"):
         estimate([TEXT], OpenAISettings(model="of-our-own"), general)
