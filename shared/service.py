@@ -19,8 +19,9 @@ import uvloop
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
-from shared import logs, metrics
-from shared.settings import ServiceSettings, masked, read
+from shared import logs, metrics, space
+from shared.settings import ServiceSettings, SpaceSettings, masked, read
+from shared.space import Space
 
 COLLECTED_AFTER = 10_000  # new objects that may hold cycles: a batch of events makes thousands that hold none
 S = TypeVar("S", bound=ServiceSettings)
@@ -29,6 +30,14 @@ log = logs.get(__name__)
 
 class WrongSetting(Exception):
     """A setting that only shows to be wrong while composing; the message is one line for the operator."""
+
+
+def space_of(settings: SpaceSettings) -> Space:
+    """Raises WrongSetting."""
+    try:
+        return space.load(settings.name, settings.root)
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise WrongSetting(f"FINESTREAM_SPACE_NAME={settings.name}: {error}") from None
 
 
 class Heartbeat:

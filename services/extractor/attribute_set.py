@@ -24,12 +24,12 @@ from services.extractor.main import embedding_of
 from services.extractor.providers import provider_of
 from services.extractor.settings import PROVIDERS, ExtractorSettings
 from services.extractor.worker import Worker
-from shared import logs, space
+from shared import logs
 from shared.experiments.bar import counted
 from shared.experiments.readers import BadLines
 from shared.jobs import ending
 from shared.local.reviews import read_reviews
-from shared.service import WrongSetting
+from shared.service import WrongSetting, space_of
 from shared.settings import read
 from shared.space import Space
 
@@ -78,7 +78,7 @@ def make(settings: ExtractorSettings, path: Path, name: str) -> str:
         attributes = discovery.read(path.read_text(encoding="utf-8"))
     except (BadAttributes, UnicodeDecodeError) as error:
         raise WrongSetting(f"{path}: {error}") from None
-    like = space.load(settings.space.name, settings.space.root)
+    like = space_of(settings.space)
     folder = settings.space.root / name
     if folder.exists():
         raise WrongSetting(f"{folder} is there already, and a space never changes; choose another name")

@@ -26,10 +26,10 @@ from services.extractor.gold import BadGold, GoldFile
 from services.extractor.providers import provider_of
 from services.extractor.settings import PROVIDERS, ExtractorSettings
 from services.extractor.worker import Worker
-from shared import logs, space
+from shared import logs
 from shared.hardware import cpu
 from shared.jobs import ending
-from shared.service import WrongSetting
+from shared.service import WrongSetting, space_of
 from shared.settings import read
 
 BEGIN: Final = "<!-- figures: written by `finestream evaluate-extraction` -->"
@@ -93,8 +93,7 @@ async def measure(settings: ExtractorSettings, files: Sequence[GoldFile]) -> lis
     """Raises WrongSetting, Unavailable."""
     worker = Worker(settings.torch_threads)
     try:
-        definition = space.load(settings.space.name, settings.space.root)
-        provider = await worker.run(provider_of, settings, definition, worker)
+        provider = await worker.run(provider_of, settings, space_of(settings.space), worker)
         try:
             await _found(provider, [file.reviews[0].text for file in files])  # what is loaded once is not measured
             return [await _row(settings.provider, provider, file) for file in files]

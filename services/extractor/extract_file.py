@@ -23,13 +23,13 @@ from services.extractor import costs, metrics
 from services.extractor.estimate import EXPECTED, estimate
 from services.extractor.extraction import Extracted
 from services.extractor.main import parts_of
-from services.extractor.providers import space_of
 from services.extractor.settings import ExtractorSettings
 from services.extractor.worker import Worker
 from shared import logs, settings
 from shared.experiments.readers import BadLines
 from shared.jobs import ending, patiently
 from shared.local.reviews import numbered_lines, read_reviews
+from shared.service import space_of
 
 
 @dataclass
@@ -127,7 +127,7 @@ async def extract(texts: Iterator[tuple[int, str]], chosen: ExtractorSettings, s
 
 def dry_run(texts: Iterable[str], chosen: ExtractorSettings, as_json: bool, share: float = 1.0) -> None:
     """What the texts would cost at this share of the price. Raises WrongSetting for a model without one."""
-    found = estimate(texts, chosen.openai, space_of(chosen), share)
+    found = estimate(texts, chosen.openai, space_of(chosen.space), share)
     if as_json:
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
         return

@@ -15,10 +15,10 @@ from services.extractor.service import SERVICE_NAME, ExtractorService
 from services.extractor.settings import ExtractorSettings
 from services.extractor.vectors import Vectors
 from services.extractor.worker import Worker
-from shared import kafka, projection, rpc, space, topics
+from shared import kafka, projection, rpc, topics
 from shared.pb.finestream.v1 import extractor_pb2_grpc
 from shared.projection import BadProjection
-from shared.service import Runtime, WrongSetting, run
+from shared.service import Runtime, WrongSetting, run, space_of
 from shared.space import Space
 from shared.streams import Handler, Stream
 
@@ -61,8 +61,8 @@ def parts_of(settings: ExtractorSettings, worker: Worker) -> Parts:
 
 def embedding_of(settings: ExtractorSettings, worker: Worker, endpoint: Endpoint | None = None) -> Embedding:
     """Loads the embedding model; takes seconds. Raises WrongSetting."""
+    definition = space_of(settings.space)
     try:
-        definition = space.load(settings.space.name, settings.space.root)
         fitted = projection.load(definition, settings.space.root)
     except (OSError, ValueError, BadProjection) as error:  # msgspec's errors are ValueErrors
         raise WrongSetting(f"FINESTREAM_SPACE_NAME={settings.space.name}: {error}") from None

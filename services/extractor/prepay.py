@@ -19,7 +19,7 @@ from services.extractor.openai_provider import Asking
 from services.extractor.paid_once import key_of
 from services.extractor.parts import unpaid
 from services.extractor.prepayment import Prepayment
-from services.extractor.providers import endpoint_of, paid_answers_of, redaction_of, space_of
+from services.extractor.providers import endpoint_of, paid_answers_of, redaction_of
 from services.extractor.settings import ExtractorSettings
 from services.extractor.underway import Underway
 from services.extractor.worker import Worker
@@ -27,7 +27,7 @@ from shared import logs, settings
 from shared.events import content_hash
 from shared.experiments.readers import BadLines
 from shared.jobs import ending
-from shared.service import WrongSetting
+from shared.service import WrongSetting, space_of
 
 Texts = Callable[[], Iterator[str]]  # begins anew each time
 
@@ -35,7 +35,7 @@ Texts = Callable[[], Iterator[str]]  # begins anew each time
 async def prepay(texts: Texts, chosen: ExtractorSettings, tell: Callable[[Summary], None]) -> None:
     """Raises WrongSetting, OverBudget, Unavailable, BatchRefused, Unkept, OSError."""
     check(chosen)
-    asking, worker = Asking(chosen.openai, space_of(chosen)), Worker(chosen.torch_threads)
+    asking, worker = Asking(chosen.openai, space_of(chosen.space)), Worker(chosen.torch_threads)
     try:
         redaction = await worker.run(redaction_of, chosen, worker)
         endpoint, answers = endpoint_of(chosen), paid_answers_of(chosen)
@@ -64,7 +64,7 @@ def check(chosen: ExtractorSettings) -> None:
 
 async def not_paid(texts: Texts, chosen: ExtractorSettings) -> set[str]:
     """Keys of the texts without an answer."""
-    asking, answers = Asking(chosen.openai, space_of(chosen)), paid_answers_of(chosen)
+    asking, answers = Asking(chosen.openai, space_of(chosen.space)), paid_answers_of(chosen)
     try:
         return (await unpaid(texts(), key_of(asking.name, asking.setup), answers))[1]
     finally:

@@ -18,7 +18,6 @@ from services.extractor.spacy_pipeline import ModelUnavailable
 from services.extractor.spans.model import Spans, WeightsUnavailable
 from services.extractor.worker import Worker
 from shared import logs
-from shared import space as spaces
 from shared.embedding import Embedder, EmbeddingUnavailable
 from shared.service import WrongSetting
 from shared.space import Space
@@ -39,13 +38,6 @@ def provider_of(
     if settings.openai.daily_budget_usd and settings.openai.over_budget != "wait":
         return OfflineOverBudget(paid, _offline(settings.openai.over_budget, settings, worker))
     return paid
-
-
-def space_of(settings: ExtractorSettings) -> Space:
-    try:
-        return spaces.load(settings.space.name, settings.space.root)
-    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
-        raise WrongSetting(f"FINESTREAM_SPACE_NAME={settings.space.name}: {error}") from None
 
 
 def paid_answers_of(settings: ExtractorSettings) -> PaidAnswers:

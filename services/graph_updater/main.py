@@ -21,12 +21,12 @@ from services.graph_updater.store_qdrant import QdrantStore, connect
 from services.graph_updater.sweep import Sweep
 from services.graph_updater.users import UsersHandler
 from services.graph_updater.vectors import Derived, ItemVectors
-from shared import kafka, logs, rpc, space, topics
+from shared import kafka, logs, rpc, topics
 from shared.errors import Unavailable
 from shared.graph.checks import Checks
 from shared.graph.state import ItemNode, UserState
 from shared.pb.finestream.v1 import graph_pb2_grpc
-from shared.service import Health, Runtime, WrongSetting, run
+from shared.service import Health, Runtime, WrongSetting, run, space_of
 from shared.space import Space
 from shared.streams import Handler, Stream
 
@@ -74,7 +74,7 @@ class Graph:
 
 async def compose(runtime: Runtime[GraphUpdaterSettings]) -> None:
     settings = runtime.settings
-    definition = space_of(settings)
+    definition = space_of(settings.space)
     async with opened(settings, definition) as store:
         await kafka.ensure_topics(settings.kafka)
         producer = kafka.Producer(settings.kafka)
@@ -86,14 +86,6 @@ async def compose(runtime: Runtime[GraphUpdaterSettings]) -> None:
             await _work(runtime, graph, producer)
         finally:
             await producer.stop()
-
-
-def space_of(settings: GraphUpdaterSettings) -> Space:
-    """Raises WrongSetting."""
-    try:
-        return space.load(settings.space.name, settings.space.root)
-    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
-        raise WrongSetting(f"FINESTREAM_SPACE_NAME={settings.space.name}: {error}") from None
 
 
 @asynccontextmanager

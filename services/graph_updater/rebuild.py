@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from services.graph_updater.main import ITEM_TOPICS, USER_TOPICS, Graph, opened, space_of
+from services.graph_updater.main import ITEM_TOPICS, USER_TOPICS, Graph, opened
 from services.graph_updater.settings import GraphUpdaterSettings
 from services.graph_updater.store import KINDS, Store, collection
 from shared import logs, topics
@@ -32,6 +32,7 @@ from shared.events import Event, Source
 from shared.experiments.bar import counted
 from shared.jobs import ending, patiently
 from shared.log_tail import Places, tailing
+from shared.service import space_of
 from shared.settings import ArchiveSettings, masked, read
 from shared.space import Space
 from shared.whole_log import Log, event_of
@@ -138,7 +139,7 @@ def main() -> None:
     logs.configure("rebuild", settings.log_level)
     log.info("settings", **masked(settings))
     with ending():
-        report = asyncio.run(rebuild(settings, space_of(settings), url, from_start=arguments.from_start))
+        report = asyncio.run(rebuild(settings, space_of(settings.space), url, from_start=arguments.from_start))
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
 
 

@@ -16,6 +16,7 @@ from shared.graph.checks import Checks
 from shared.jobs import end
 from shared.models import log_store
 from shared.models.dataset import Logged
+from shared.service import WrongSetting, space_of
 
 TOPICS = (topics.INTERACTIONS, topics.OPINIONS, topics.ITEMS, topics.ITEM_SEMANTICS, topics.ERASURES)
 
@@ -30,11 +31,9 @@ def main() -> None:
     logs.configure("trainer", chosen.log_level)
     log.info("settings", **settings.masked(chosen))
     try:
-        defined = space.load(chosen.space.name, chosen.space.root)
-    except FileNotFoundError as error:
-        end(f"FINESTREAM_SPACE_NAME: no such space: {error}", 2)
-    try:
-        run(chosen, defined)
+        run(chosen, space_of(chosen.space))
+    except WrongSetting as error:
+        end(str(error), 2)
     except pipeline.NothingToLearn as error:
         end(str(error), 1)
     except (archive.BadArchive, OSError) as error:

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared import space
 from shared.archive import BadArchive
 from shared.cli.client import Client, ClientSettings, connect
 from shared.cli.running import fail, run
 from shared.errors import Unavailable
 from shared.graph.checks import Checks
 from shared.log_tail import tailing
+from shared.service import WrongSetting, space_of
 from shared.settings import ArchiveSettings, KafkaSettings, SpaceSettings, read
 from shared.verification.check import Live, NodeDifference, Report, check
 from shared.whole_log import Log
@@ -81,9 +81,9 @@ async def _check(users: int, items: int, seed: int, seconds: float) -> Report:
 
 def _checks(settings: SpaceSettings) -> Checks:
     try:
-        return Checks(space.load(settings.name, settings.root))
-    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
-        fail(f"FINESTREAM_SPACE_NAME={settings.name}: {error}", NO_ANSWER)
+        return Checks(space_of(settings))
+    except WrongSetting as error:
+        fail(str(error), NO_ANSWER)
 
 
 async def _probe(client: Client, address: str) -> None:

@@ -112,7 +112,7 @@ def test_a_damaged_archive_is_one_sentence_and_code_1(tmp_path: Path) -> None:
         ("FINESTREAM_TRAINER_SPLIT", "tomorrow", "FINESTREAM_TRAINER_SPLIT: split must be a day"),
         ("FINESTREAM_TRAINER_MODELS", "finestream,oracle", "oracle"),
         ("FINESTREAM_TRAINER_DEVICE", "tpu", "FINESTREAM_TRAINER_DEVICE"),
-        ("FINESTREAM_SPACE_NAME", "nowhere", "FINESTREAM_SPACE_NAME: no such space"),
+        ("FINESTREAM_SPACE_NAME", "nowhere", "FINESTREAM_SPACE_NAME=nowhere: "),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_code_2(tmp_path: Path, name: str, value: str, told: str) -> None:
