@@ -48,7 +48,7 @@ types: setup
 test: lint types
 	$(PYTEST) -m "not slow and not chaos and not soak" $(ARGS)
 
-# A small model behind llama.cpp's server, which speaks OpenAI's protocol; Linux on x86-64 only.
+# A small model behind llama.cpp's server, which speaks OpenAI's protocol.
 LLM := $(VENV)/.llm
 
 $(LLM): requirements-llm.txt $(INSTALLED)

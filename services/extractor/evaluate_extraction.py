@@ -74,6 +74,7 @@ class Row(Struct):
     cpu_ms_per_review: float  # of this process
     hardware: str
     date: str
+    left_out: int = 0  # reviews of the file that were not asked about
 
 
 def files_of(paths: Sequence[Path]) -> list[GoldFile]:
@@ -89,25 +90,32 @@ def files_of(paths: Sequence[Path]) -> list[GoldFile]:
         raise WrongSetting(str(error)) from None
 
 
-async def measure(settings: ExtractorSettings, files: Sequence[GoldFile]) -> list[Row]:
-    """Raises WrongSetting, Unavailable."""
+async def measure(settings: ExtractorSettings, files: Sequence[GoldFile], limit: int = 0) -> list[Row]:
+    """Of each file at most so many reviews, 0: all. Raises WrongSetting, Unavailable."""
     worker = Worker(settings.torch_threads)
     try:
         provider = await worker.run(provider_of, settings, space_of(settings.space), worker)
         try:
             await _found(provider, [file.reviews[0].text for file in files])  # what is loaded once is not measured
-            return [await _row(settings.provider, provider, file) for file in files]
+            return [await _row(_label(settings), provider, file, limit) for file in files]
         finally:
             await provider.close()
     finally:
         worker.stop()
 
 
-async def _row(kind: str, provider: Provider, file: GoldFile) -> Row:
+def _label(settings: ExtractorSettings) -> str:
+    """What the rows are of: an LLM's are of its model too."""
+    return f"openai/{settings.openai.model}" if settings.provider == "openai" else settings.provider
+
+
+async def _row(label: str, provider: Provider, whole: GoldFile, limit: int) -> Row:
+    file = whole.sample(limit)
     started, used = time.perf_counter(), time.process_time()
     findings, unusable = await _found(provider, [review.text for review in file.reviews])
     seconds, used = time.perf_counter() - started, time.process_time() - used
-    return _told(kind, provider.name, file, scores_of(file, findings), unusable, seconds, used)
+    row = _told(label, provider.name, file, scores_of(file, findings), unusable, seconds, used)
+    return replace(row, left_out=len(whole.reviews) - len(file.reviews))
 
 
 async def _found(provider: Provider, texts: Sequence[str]) -> tuple[list[list[Finding]], int]:
@@ -120,14 +128,14 @@ async def _found(provider: Provider, texts: Sequence[str]) -> tuple[list[list[Fi
     return found, unusable
 
 
-def _told(kind: str, name: str, file: GoldFile, scores: Scores, unusable: int, seconds: float, used: float) -> Row:
+def _told(label: str, name: str, file: GoldFile, scores: Scores, unusable: int, seconds: float, used: float) -> Row:
     reviews = len(file.reviews)
     return Row(
-        kind, name, file.of, file.name, reviews, file.pairs, scores.exact.found,
+        label, name, file.of, file.name, reviews, file.pairs, scores.exact.found,
         Shares.of(scores.exact), Shares.of(scores.lenient),
         round(scores.aspects.f1, 4), round(scores.opinions.f1, 4),
         round(scores.polarity_accuracy, 4), round(scores.grounded_share, 4), unusable,
-        round(reviews / seconds, 1), round(1000 * used / reviews, 2),
+        round(reviews / seconds, 2), round(1000 * used / reviews, 2),
         cpu(), dt.datetime.now(dt.UTC).date().isoformat(),
     )  # fmt: skip
 
@@ -190,16 +198,22 @@ def _mean(name: str, rows: Sequence[Row]) -> Row:
         grounded_share=mean(lambda row: row.grounded_share), unusable=sum(row.unusable for row in rows),
         reviews_per_second=reviews / sum(row.reviews / row.reviews_per_second for row in rows),
         cpu_ms_per_review=sum(row.cpu_ms_per_review * row.reviews for row in rows) / reviews,
+        left_out=sum(row.left_out for row in rows),
     )  # fmt: skip
 
 
 def _cells(row: Row) -> list[str]:
+    read = f"{row.reviews} of {row.reviews + row.left_out} reviews, " if row.left_out else ""
     return [
-        row.provider, f"{row.file} ({row.pairs} pairs)",
+        row.provider, f"{row.file} ({read}{row.pairs} pairs)",
         str(row.exact), str(row.lenient),
         f"{row.aspect_f1:.3f}", f"{row.opinion_f1:.3f}", f"{row.polarity_accuracy:.3f}", f"{row.grounded_share:.3f}",
-        f"{row.unusable}", f"{row.reviews_per_second:,.0f}", f"{row.cpu_ms_per_review:.1f}",
+        f"{row.unusable}", _rate(row.reviews_per_second), f"{row.cpu_ms_per_review:.1f}",
     ]  # fmt: skip
+
+
+def _rate(of: float) -> str:
+    return f"{of:,.0f}" if of >= 10 else f"{of:.2f}"
 
 
 def _show(rows: Sequence[Row], console: Console) -> None:
@@ -217,6 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="+", type=Path, help="marked reviews, or folders with *dev* files of them")
     parser.add_argument("--provider", choices=PROVIDERS, help="instead of what FINESTREAM_EXTRACTOR_PROVIDER says")
+    parser.add_argument("--limit", type=int, default=0, help="reviews of each file at most, spread over it; 0: all")
     parser.add_argument("--json", type=Path, help="keep the figures in this file; rows of others in it stay")
     parser.add_argument("--out", type=Path, help="draw the file's figures into this document; needs --json")
     arguments = parser.parse_args()
@@ -227,7 +242,7 @@ def main() -> None:
         settings = settings.model_copy(update={"provider": arguments.provider})
     logs.configure("evaluate-extraction", settings.log_level)
     with ending():
-        rows = asyncio.run(measure(settings, files_of(arguments.data)))
+        rows = asyncio.run(measure(settings, files_of(arguments.data), arguments.limit))
         _show(rows, Console())
         if arguments.json:
             whole = kept(rows, arguments.json)

@@ -7,9 +7,9 @@ that no word names; ASTE-Data-V2 (Xu et al. 2020, arXiv 2010.02609) gives every 
 
 import ast
 import gzip
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from services.extractor.findings import Span
 
@@ -41,6 +41,11 @@ class GoldFile:
     @property
     def pairs(self) -> int:
         return sum(len(review.pairs) for review in self.reviews)
+
+    def sample(self, limit: int) -> Self:
+        """So many reviews at most, evenly spread over the file; 0: all."""
+        number = min(limit or len(self.reviews), len(self.reviews))
+        return replace(self, reviews=tuple(self.reviews[at * len(self.reviews) // number] for at in range(number)))
 
 
 class BadGold(ValueError):

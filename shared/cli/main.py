@@ -141,11 +141,12 @@ def respace(
 def evaluate_extraction(
     data: Annotated[list[Path], typer.Argument(help="marked reviews, or folders with *dev* files of them")],
     provider: Annotated[str, typer.Option(help="rules, spans or openai; empty: the extractor's setting")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="reviews of each file at most, spread over it; 0: all")] = 0,
     json: Annotated[Path | None, typer.Option(help="keep the figures in this file; rows of others in it stay")] = None,
     out: Annotated[Path | None, typer.Option(help="draw the file's figures into this document")] = None,
 ) -> None:
     """Hold what a provider finds against the pairs that people marked: precision, recall, F1, polarity, speed."""
-    options = {"--provider": provider or None, "--json": json, "--out": out}
+    options = {"--provider": provider or None, "--limit": limit, "--json": json, "--out": out}
     given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
     command = [sys.executable, "-m", "services.extractor.evaluate_extraction", *map(str, data), *given]
     raise typer.Exit(subprocess.run(command, check=False).returncode)

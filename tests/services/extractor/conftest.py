@@ -14,6 +14,7 @@ from services.extractor.worker import Worker
 from shared import projection, space
 from shared.embedding import Embedder
 from shared.space import Space
+from tests.services.extractor.llama import llama
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +37,13 @@ def local(worker: Worker) -> LocalEmbeddings:
 @pytest.fixture(scope="session")
 def general() -> Space:
     return space.load()
+
+
+@pytest.fixture(scope="session")
+def llama_url() -> Iterator[str]:
+    """A real LLM's endpoint; tests that ask for it are of REAL_LLM."""
+    with llama() as url:
+        yield url
 
 
 @pytest.fixture

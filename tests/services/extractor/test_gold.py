@@ -45,6 +45,12 @@ def test_words_are_what_single_spaces_part(tmp_path: Path) -> None:
     assert [review.text[slice(*word)] for word in review.words] == ["Don", "'t", "", "buy"]
 
 
+@pytest.mark.parametrize(("limit", "texts"), [(0, "abcde"), (9, "abcde"), (5, "abcde"), (2, "ac"), (1, "a")])
+def test_a_sample_is_spread_over_the_file(tmp_path: Path, limit: int, texts: str) -> None:
+    file = read(tmp_path, *(f"{text}####[]" for text in "abcde"))
+    assert [review.text for review in file.sample(limit).reviews] == list(texts)
+
+
 def test_a_packed_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "shoes_train.txt.gz"
     path.write_bytes(gzip.compress(f"{FIT}####[([0], [4, 5], 'POS')]####Shoes\n\n".encode()))
