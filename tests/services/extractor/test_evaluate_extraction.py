@@ -59,7 +59,7 @@ async def test_an_llm_is_measured_by_the_words_that_it_names_and_paraphrases_are
     (tmp_path / "phones_dev.txt").write_text("\n".join([LINES[0], LINES[2]]), encoding="utf-8")
     async with endpoint(script) as running:
         [figure] = await measure(settings_for(running.base_url), files_of([tmp_path]))
-    assert (figure.provider, figure.found, figure.grounded_share) == ("openai", 2, 1.0)
+    assert (figure.provider, figure.found, figure.grounded_share) == ("openai/gpt-4o-mini", 2, 1.0)
     assert figure.exact == Shares(0.5, 0.5, 0.5)
     assert figure.lenient == Shares(1.0, 1.0, 1.0)
     assert (figure.aspect_f1, figure.opinion_f1, figure.polarity_accuracy) == (1.0, 0.5, 1.0)
