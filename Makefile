@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-EVALUATED := musical_instruments_time musical_instruments_leave_one_out gift_cards fashion_llmesr ablations beauty --workers 2
+EVALUATED := musical_instruments_time musical_instruments_leave_one_out gift_cards fashion_llmesr ablations pairs beauty --workers 2
 
 .PHONY: help setup generate format lint types test test-all chaos soak evaluate bench demo up clean
 
