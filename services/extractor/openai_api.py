@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final, Literal
 
+import aiohttp
 import openai
 
 from services.extractor.findings import NothingUsable
@@ -24,8 +25,6 @@ _NO_MONEY: Final = "insufficient_quota"  # the code of a 429 that does not pass 
 
 # A model behind a gateway that gave up waiting may have answered it all the same.
 _MAY_HAVE_WORKED: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.GATEWAY_TIMEOUT)
-# By name: which library of HTTP there is, is the client's choice.
-_BEFORE_SENDING: Final = ("ConnectError", "ConnectTimeout", "PoolTimeout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ def trouble_of(error: openai.OpenAIError | TimeoutError | ValueError) -> Trouble
     """Raises NothingUsable where this request will never succeed."""
     if isinstance(error, openai.APIStatusError):
         return _trouble_of_status(error)
-    if isinstance(error, TimeoutError | openai.APITimeoutError):
+    if isinstance(error, TimeoutError):  # ours: the client has none, and calls a lost connection one
         return Trouble("timeout")
     if isinstance(error, openai.APIConnectionError):
         return Trouble("connection")
@@ -71,7 +70,11 @@ def is_free(error: openai.OpenAIError) -> bool:
     """Whether it is sure that nothing is charged: the endpoint said no, or the request never left."""
     if isinstance(error, openai.APIStatusError):
         return error.status_code not in _MAY_HAVE_WORKED
-    return type(error.__cause__).__name__ in _BEFORE_SENDING
+    # The client's own exceptions do not tell a connection that never was from one that was lost.
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, aiohttp.ClientConnectorError):
+        cause = cause.__cause__
+    return cause is not None
 
 
 def asked_seconds(headers: Mapping[str, str], now: float) -> float | None:

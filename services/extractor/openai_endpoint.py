@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import openai
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAioHttpClient
 from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
@@ -28,6 +28,8 @@ class Endpoint:
             api_key=settings.api_key.get_secret_value() or "none",  # a server of one's own asks for none
             timeout=None,  # these two are ours
             max_retries=0,
+            # With the usual one every call looks at every open connection, which was a third of what a call costs us.
+            http_client=DefaultAioHttpClient(),
         )
         self.settings = settings
         self.budget = budget

@@ -47,6 +47,9 @@ def locate_near(text: str, words: str, quote: tuple[int, int]) -> tuple[int, int
     """
     if len(words) > MAX_QUOTE_CHARS or not (wanted := _normalised(words)[0]):
         return None
+    at = text.find(words, *quote)
+    if at >= 0 and not _cuts_a_word(text, as_it_is := (at, at + len(words))):
+        return as_it_is
     first = max(0, quote[0] - NEAR_CHARS)
     have, places = _normalised(text[first : quote[1] + NEAR_CHARS])
     starts = [found.start() for found in re.finditer(f"(?={re.escape(wanted)})", have)]
