@@ -125,6 +125,6 @@ async def test_a_text_is_paid_for_once_across_restarts(
     found = await opinions(kafka_settings)
     for number, text in enumerate(TEXTS):
         first, second = found[f"first{number}"], found[f"second{number}"]
-        assert first.extractor == f"openai/{MODEL}+prompt-1"
+        assert first.extractor == f"openai/{MODEL}+prompt-2"
         assert first.pairs == second.pairs
         assert all(locate(text, pair.quote) for pair in first.pairs)
