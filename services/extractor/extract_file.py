@@ -161,14 +161,25 @@ def _pairs(one: Extracted) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def arguments(prog: str, about: str, as_json: str) -> argparse.Namespace:
+    """Of a job over a file of reviews; `as_json`: what --json gives."""
+    parser = argparse.ArgumentParser(prog=prog, description=about.split(":")[0])
+    parser.add_argument("file", type=Path, help="Amazon reviews, JSON lines, gzip or not; or a text a line")
+    parser.add_argument("--limit", type=_limit, default=0, help="reviews at most; 0: all")
+    parser.add_argument("--json", action="store_true", help=as_json)
+    parser.add_argument("--dry-run", action="store_true", help="only what it would cost")
+    return parser.parse_args()
+
+
+def _limit(given: str) -> int:
+    if not given.isdecimal():
+        raise argparse.ArgumentTypeError(f"{given!r} is no number of reviews")
+    return int(given)
+
+
 def main() -> None:
     """Exit codes: 0 done; 1 the file cannot be read, or the provider does not answer; 2 a wrong setting."""
-    parser = argparse.ArgumentParser(prog="services.extractor.extract_file", description=(__doc__ or "").split(":")[0])
-    parser.add_argument("file", type=Path, help="Amazon reviews, JSON lines, gzip or not; or a text a line")
-    parser.add_argument("--limit", type=int, default=0, help="reviews at most; 0: all")
-    parser.add_argument("--json", action="store_true", help="a JSON object a line")
-    parser.add_argument("--dry-run", action="store_true", help="only what it would cost")
-    given = parser.parse_args()
+    given = arguments("services.extractor.extract_file", __doc__ or "", as_json="a JSON object a line")
     chosen = settings.read(ExtractorSettings)
     logs.configure("extractor", chosen.log_level)
     with ending():

@@ -3,17 +3,15 @@
 Nothing is published: the answers are kept where the extractor, its backfill and `finestream extract` look for them.
 """
 
-import argparse
 import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import msgspec
 
-from services.extractor.extract_file import dry_run, texts_of
+from services.extractor.extract_file import arguments, dry_run, texts_of
 from services.extractor.keeping import Summary
 from services.extractor.openai_provider import Asking
 from services.extractor.paid_once import key_of
@@ -79,12 +77,7 @@ def show(summary: Summary, as_json: bool) -> None:
 def main() -> None:
     """Exit codes: 0 done; 1 the file cannot be read, the endpoint does not answer or refuses, or today's budget is
     spent: run it again; 2 a wrong setting."""
-    parser = argparse.ArgumentParser(prog="services.extractor.prepay", description=(__doc__ or "").split(":")[0])
-    parser.add_argument("file", type=Path, help="Amazon reviews, JSON lines, gzip or not; or a text a line")
-    parser.add_argument("--limit", type=int, default=0, help="reviews at most; 0: all")
-    parser.add_argument("--json", action="store_true", help="the summary as JSON")
-    parser.add_argument("--dry-run", action="store_true", help="only what it would cost")
-    given = parser.parse_args()
+    given = arguments("services.extractor.prepay", __doc__ or "", as_json="the summary as JSON")
     chosen = settings.read(ExtractorSettings)
     logs.configure("extractor", chosen.log_level)
     with ending():

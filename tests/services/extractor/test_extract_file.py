@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.extractor.estimate import estimate
-from services.extractor.extract_file import Shown, dry_run, extract, texts_of
+from services.extractor.extract_file import Shown, arguments, dry_run, extract, texts_of
 from services.extractor.settings import ExtractorSettings, OpenAISettings
 from shared.errors import Unavailable
 from shared.experiments.readers import BadLines
@@ -107,3 +107,13 @@ def test_a_longer_file_never_costs_less(general: Space) -> None:
     costs = [estimate([f"{TEXT} {n}" for n in range(size)], OpenAISettings(), general).most_usd for size in range(4)]
     assert costs[0] == 0
     assert costs == sorted(costs)
+
+
+def test_a_limit_that_is_no_number_of_reviews_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["extract", "file", "--limit", "-1"])
+    with pytest.raises(SystemExit) as ended:
+        arguments("extract", "What it does: this.", as_json="JSON")
+    assert ended.value.code == 2
+    assert "'-1' is no number of reviews" in capsys.readouterr().err
