@@ -47,8 +47,8 @@ def locate_near(text: str, words: str, quote: tuple[int, int]) -> tuple[int, int
     """
     if len(words) > MAX_QUOTE_CHARS or not (wanted := _normalised(words)[0]):
         return None
-    at = text.find(words, *quote)
-    if at >= 0 and not _cuts_a_word(text, as_it_is := (at, at + len(words))):
+    at = text.find(said := words.strip(), *quote)
+    if at >= 0 and not _cuts_a_word(text, as_it_is := (at, at + len(said))):
         return as_it_is
     first = max(0, quote[0] - NEAR_CHARS)
     have, places = _normalised(text[first : quote[1] + NEAR_CHARS])

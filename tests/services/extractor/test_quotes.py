@@ -77,6 +77,7 @@ def test_of_two_occurrences_the_one_that_is_named_is_taken() -> None:
     [
         ("fit", "The fit is snug", (4, 7)),
         ("snug", "The fit is snug", (11, 15)),
+        (" fit ", "The fit is snug", (4, 7)),  # the words, not the spaces around them
         ("FIT", "no benefit", (27, 30)),  # a whole word, before the part of one that is in the quote
         ("bene", "no benefit", (39, 43)),  # the part of one where nothing else is there
         ("fit", "so the fit", (27, 30)),
