@@ -29,7 +29,7 @@ from services.extractor.worker import Worker
 from shared import space
 from tests.bench.alone import RATE, Numbers, best
 from tests.bench.figure import Figure, figure
-from tests.services.extractor.doubles import answering
+from tests.services.extractor.doubles import answering, serving
 
 CALLS: Final = 64
 ANSWER_SECONDS: Final = 1.0
@@ -116,18 +116,18 @@ def _endpoint() -> Iterator[str]:
     try:
         if not ours.poll(START_SECONDS):
             raise TimeoutError("the endpoint does not start")
-        yield f"http://127.0.0.1:{ours.recv()}/v1"
+        yield ours.recv()
     finally:
         process.kill()
         process.join()
 
 
-def serve(port: Connection) -> None:
-    """Sends its port, and answers until it is killed."""
-    uvloop.run(_serve(port))
+def serve(address: Connection) -> None:
+    """Sends its base URL, and answers until it is killed."""
+    uvloop.run(_serve(address))
 
 
-async def _serve(port: Connection) -> None:
+async def _serve(address: Connection) -> None:
     answer = json.dumps(answering(("sound", "warm", "positive", "It is warm")))
 
     async def handle(request: web.Request) -> web.Response:
@@ -137,8 +137,6 @@ async def _serve(port: Connection) -> None:
 
     app = web.Application()
     app.add_routes([web.post("/v1/chat/completions", handle)])
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    port.send(runner.addresses[0][1])
-    await asyncio.Event().wait()
+    async with serving(app) as url:
+        address.send(url)
+        await asyncio.Event().wait()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from tests.services.extractor.doubles import answering
+from tests.services.extractor.doubles import answering, serving
 
 Fate = Literal["completed", "expired", "cancelled", "failed"]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -206,12 +206,5 @@ async def batch_endpoint(running: BatchEndpoint) -> AsyncIterator[BatchEndpoint]
         ("POST", "/v1/chat/completions", "complete", running.complete),
     ]  # fmt: skip
     app.add_routes([web.route(method, path, running.called(name, handler)) for method, path, name, handler in routes])
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        running.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    async with serving(app) as running.base_url:
         yield running
-    finally:
-        await runner.cleanup()

@@ -127,13 +127,18 @@ async def endpoint(
 
     app = web.Application()
     app.add_routes([web.post("/v1/chat/completions", handle), web.post("/v1/embeddings", handle)])
+    async with serving(app) as running.base_url:
+        yield running
+
+
+@asynccontextmanager
+async def serving(app: web.Application) -> AsyncIterator[str]:
+    """The base URL of an endpoint, on any free port."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        running.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        yield running
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
     finally:
         await runner.cleanup()
 
