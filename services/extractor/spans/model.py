@@ -17,6 +17,7 @@ from services.extractor.spans.network import Shape, SpanNetwork, merge
 from services.extractor.spans.windows import Windows
 from shared import embedding
 from shared.events import MAX_QUOTE_CHARS
+from shared.packed import pack
 
 WEIGHTS: Final = Path(__file__).with_name("weights.safetensors")
 
@@ -44,6 +45,7 @@ class Spans:
         base, tokenizer = embedding.load(encoder or None)
         network, self.about = load(base, weights)
         merge(network.encoder)
+        pack(network)
         self._network = network.eval().requires_grad_(False)
         self._windows = Windows(tokenizer)
         self._max_chars = max_chars
