@@ -52,6 +52,11 @@ class Codes:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def row_bytes(self) -> int:
+        """Memory of a row, without what is reserved for more rows."""
+        return sum(of[:1].numel() * of.element_size() for of in (self._codes, *self._columns))
+
     def follow(self, table: ItemTable, rows: Tensor) -> None:
         """Make these rows (M,) of the table anew; those behind the last one must be among them."""
         self._count = len(table)
