@@ -67,7 +67,13 @@ soak: setup
 evaluate: setup
 	$(BIN)/finestream evaluate $(or $(ARGS),$(EVALUATED))
 
-bench: setup
+BENCH := $(VENV)/.bench
+
+$(BENCH): pyproject.toml $(INSTALLED)
+	$(PIP) --editable ".[bench]"
+	touch $@
+
+bench: $(BENCH)
 	$(BIN)/finestream bench $(or $(ARGS),all)
 
 demo: setup

@@ -1,7 +1,8 @@
-"""What figures were measured on, in words."""
+"""What this machine has: in words, for figures, and how many threads are of use."""
 
 import os
 import platform
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -13,3 +14,14 @@ def cpu() -> str:
     lines = told.read_text().splitlines() if told.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def cores() -> int:
+    """How many cores this process may use: by affinity, and by the quota of its control group (v2) where it has one."""
+    return max(1, min(len(os.sched_getaffinity(0)), _quota()))
+
+
+def _quota(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Whole cores that a container's quota gives; a thread more would wait for the next period."""
+    told = limit.read_text().split() if limit.exists() else ["max"]
+    return sys.maxsize if told[0] == "max" else int(told[0]) // int(told[1])

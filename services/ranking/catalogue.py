@@ -209,7 +209,7 @@ class Catalogue:
             await self._catch_up(generation)
             async with self._turn:
                 touched, self._touched = self._touched, set()
-                await self._add(generation, sorted(touched), generation.put)
+                await self._add(generation, sorted(touched))
                 withdrawn = [item_id for item_id, pending in self._pending.items() if not pending.available]
                 await self._inference.run(self._swap, generation, withdrawn)
                 self._drop_satisfied()
@@ -218,8 +218,7 @@ class Catalogue:
         self._report()
 
     async def _collect(self, generation: Generation) -> None:
-        await self._add(generation, sorted({*self._current.facts.item_ids, *self._pending}), generation.collect)
-        await self._inference.run(generation.seal)
+        await self._add(generation, sorted({*self._current.facts.item_ids, *self._pending}))
         await self._inference.run(self._rehearse, generation)
 
     async def _catch_up(self, generation: Generation) -> None:
@@ -228,7 +227,7 @@ class Catalogue:
             if self._touched is None or len(self._touched) <= self._fetch_items:
                 return
             touched, self._touched = self._touched, set()
-            await self._add(generation, sorted(touched), generation.put)
+            await self._add(generation, sorted(touched))
 
     def _swap(self, generation: Generation, withdrawn: Sequence[str]) -> None:
         # What was withdrawn after its state was fetched must not come back with the new generation.
@@ -241,11 +240,11 @@ class Catalogue:
             if version is not None and version >= pending.version:
                 self._visible(item_id, self._pending.pop(item_id))
 
-    async def _add(self, generation: Generation, ids: Sequence[str], put: Callable[[Sequence[ItemNode]], None]) -> None:
+    async def _add(self, generation: Generation, ids: Sequence[str]) -> None:
         for some in _parts(ids, self._fetch_items):
             nodes = await self._fetch(some, generation.release.space)
             for part in _parts(nodes, self._encode_items):
-                await self._inference.run(put, part)
+                await self._inference.run(generation.put, part)
 
     async def _fetch(self, ids: Sequence[str], space: str) -> list[ItemNode]:
         """The states of those that graph_updater knows."""

@@ -23,6 +23,7 @@ from services.ranking.swapper import Swapper
 from services.ranking.user_cache import UserCache
 from shared import kafka, logs, rpc
 from shared.errors import DeadlineExceeded, Overloaded, Unavailable
+from shared.hardware import cores
 from shared.pb.finestream.v1 import ranking_pb2_grpc
 from shared.service import Heartbeat, Runtime, run
 
@@ -38,7 +39,7 @@ class Service:
 
     def __init__(self, settings: RankingSettings) -> None:
         s = self.settings = settings
-        self.inference = Inference(device_of(s.device), s.torch_threads)
+        self.inference = Inference(device_of(s.device), s.torch_threads or cores())
         self.channel = rpc.channel(s.graph.address, s.grpc)
         graph = Graph(self.channel)
         self.catalogue = Catalogue(

@@ -91,14 +91,14 @@ class Pipeline:
         if personal and generation.release.model and generation.table:
             with _timed("score"):
                 users = score.encode(personal, generation.release.model, generation.table, now)
-            table = generation.table
-            self._select(personal, generation, lambda which: score.by_model(users[which], table))
+            table, codes = generation.table, generation.codes
+            self._select(personal, generation, lambda which: score.by_model(users[which], table, codes))
         if popular:
-            self._select(popular, generation, lambda which: score.by_popularity(generation.facts, len(which)))
+            self._select(popular, generation, lambda which: score.ByPopularity(generation.facts, len(which)))
 
-    def _select(self, jobs: Sequence[Job], generation: Generation, tiles: "select.TilesOf") -> None:
+    def _select(self, jobs: Sequence[Job], generation: Generation, scores: "select.ScoresOf") -> None:
         with _timed("select"):
-            select.fill(jobs, tiles, generation.facts.available, self._tile_items)
+            select.fill(jobs, scores, generation.facts.available, self._tile_items)
 
     def _side_effect(self, query: Query, response: ranking_pb2.RankResponse) -> None:
         metrics.ANSWERS.labels(NAME_OF_RUNG[response.rung]).inc()

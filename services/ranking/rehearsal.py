@@ -9,6 +9,7 @@ from services.ranking.generation import Generation
 from services.ranking.job import Hydrated, Job
 from services.ranking.requests import Query
 from services.ranking.stages import score, select
+from services.ranking.stages.allowed import Allowed
 from shared.graph.state import InteractionSlot, UserState
 
 HISTORY: Final = 3
@@ -29,7 +30,8 @@ def rehearse(generation: Generation) -> None:
         users = score.encode(jobs, model, table, now)
         if users.shape != (count, table.vectors.shape[1]) or not torch.isfinite(users).all():
             raise ValueError("the model's users are not finite vectors of the item table's length")
-        select.best(score.by_model(users, table), generation.facts.available, [set()] * count, 10, len(table))
+        allowed = Allowed(generation.facts.available, [set()] * count)
+        select.best(score.by_model(users, table, generation.codes), allowed, 10, len(table))
 
 
 def _job(met: tuple[InteractionSlot, ...]) -> Job:

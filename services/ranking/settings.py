@@ -38,8 +38,10 @@ class RankingSettings(ServiceSettings):
     user_cache_seconds: float = Field(3600.0, gt=0, description="how old a last known user state may be")
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
-    torch_threads: int = Field(1, ge=1, le=256, description="of one inference on the CPU")
-    tile_items: int = Field(16_384, ge=16, le=4_194_304, description="items scored at once")
+    torch_threads: int = Field(
+        1, ge=0, le=256, description="of one inference on the CPU; 0: one for each core that this process may use"
+    )
+    tile_items: int = Field(16_384, ge=16, le=4_194_304, description="items scored at once where all are scored")
     encode_items: int = Field(64, ge=1, le=10_000, description="items encoded between two inferences")
     fetch_items: int = Field(128, ge=1, le=500, description="items asked of graph_updater in one call")
 

@@ -1,7 +1,7 @@
 """What every servable model offers, and the item table that it fills: score = users @ vectors.T + bias.
 
 A model is a folder: config.json {"kind", "config"} and weights.safetensors. `load` reads any kind. An item's
-row depends on that item's state alone, so a table is kept fresh by encoding only what changed (`updated`).
+row depends on that item's state alone, so a table is kept fresh by encoding only what changed (`put`).
 """
 
 import json
@@ -31,7 +31,7 @@ KINDS: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class ItemTable:
     """One row an item: scoring vectors (N, D), bias (N,), and named tensors (N, ...) that encode_users reads.
 
@@ -43,9 +43,11 @@ class ItemTable:
     bias: Tensor
     extra: dict[str, Tensor] = field(default_factory=dict)
     row_of: dict[str, int] = field(init=False, repr=False, compare=False)
+    _held: dict[str, Tensor] = field(init=False, repr=False, compare=False)  # (capacity, ...), once `put` was called
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "row_of", {item_id: row for row, item_id in enumerate(self.item_ids)})
+        self.row_of = {item_id: row for row, item_id in enumerate(self.item_ids)}
+        self._held = {}
         for name, tensor in self._tensors().items():
             if tensor.shape[0] != len(self.item_ids):
                 raise ValueError(f"{name} has {tensor.shape[0]} rows for {len(self.item_ids)} items")
@@ -55,25 +57,31 @@ class ItemTable:
     def __len__(self) -> int:
         return len(self.item_ids)
 
-    def updated(self, rows: "ItemTable") -> "ItemTable":
-        """A new table with `rows` put in by id: rows of known items replaced, others appended in order.
+    def put(self, rows: "ItemTable") -> Tensor:
+        """Write `rows` by id, in place: known items' rows are replaced, others appended in order. Returns which
+        rows these are now, (M,) int64.
 
-        The old table stays whole, so a batch that is being scored never sees half a change.
-        Raises KeyError where the two tables do not have the same named tensors.
+        Costs what `rows` costs, and now and then a copy of the table into a larger place. Nobody may read meanwhile;
+        `vectors`, `bias` and `extra` are to be read anew afterwards.
+        Raises ValueError, and changes nothing, where the two tables do not have tensors of the same names and widths.
         """
-        fresh = [row for row, item_id in enumerate(rows.item_ids) if item_id not in self.row_of]
-        known = [row for row, item_id in enumerate(rows.item_ids) if item_id in self.row_of]
-        at = [self.row_of[rows.item_ids[row]] for row in known]
-        new = rows._tensors()
-        if new.keys() != self._tensors().keys():
-            raise KeyError("the tables do not have the same named tensors")
-        joined = {name: _joined(held, new[name], at, known, fresh) for name, held in self._tensors().items()}
-        return ItemTable(
-            [*self.item_ids, *(rows.item_ids[row] for row in fresh)],
-            joined.pop("vectors"),
-            joined.pop("bias"),
-            {name.removeprefix("extra."): tensor for name, tensor in joined.items()},
-        )
+        new, old = rows._tensors(), self._held or {name: tensor.clone() for name, tensor in self._tensors().items()}
+        if {name: of.shape[1:] for name, of in new.items()} != {name: of.shape[1:] for name, of in old.items()}:
+            raise ValueError("the tables do not have tensors of the same names and widths")
+        if not self._held:
+            self.item_ids = list(self.item_ids)  # another table may have the same list, and `put` appends
+        for item_id in rows.item_ids:
+            if item_id not in self.row_of:
+                self.row_of[item_id] = len(self.item_ids)
+                self.item_ids.append(item_id)
+        at = torch.tensor([self.row_of[item_id] for item_id in rows.item_ids], dtype=torch.int64)
+        self._held = {name: with_room(held, len(self)) for name, held in old.items()}
+        for name, held in self._held.items():
+            held.index_copy_(0, at.to(held.device), new[name].to(held.device, held.dtype))
+        shown = {name: held[: len(self)] for name, held in self._held.items()}
+        self.vectors, self.bias = shown.pop("vectors"), shown.pop("bias")
+        self.extra = {name.removeprefix("extra."): tensor for name, tensor in shown.items()}
+        return at
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "ItemTable":
         """The table on `device`; `dtype` (bf16 on a GPU) is for the scoring vectors, the rest stays as it is."""
@@ -152,9 +160,10 @@ def write_config(folder: Path, kind: str, space: str, config: Mapping[str, Any])
     (folder / CONFIG_FILE).write_text(text + "\n")
 
 
-def _joined(held: Tensor, new: Tensor, at: list[int], known: list[int], fresh: list[int]) -> Tensor:
-    new = new.to(held.device, held.dtype)
-    out = torch.cat([held, new[fresh]]) if fresh else held.clone()
-    if known:
-        out[at] = new[known]
-    return out
+def with_room(held: Tensor, rows: int) -> Tensor:
+    """(capacity, ...) with at least that many rows: itself, or a copy with a quarter more than was asked for."""
+    if rows <= len(held):
+        return held
+    larger = held.new_empty((rows + rows // 4, *held.shape[1:]))
+    larger[: len(held)] = held
+    return larger

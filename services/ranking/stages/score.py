@@ -1,21 +1,51 @@
-"""Score: how well each item fits, a tile of items at a time, so that B x N scores never lie in memory at once."""
+"""Score: how well each item fits, a tile of items at a time, so that B x N scores never lie in memory at once.
+
+On a CPU a score is summed in float64 and rounded once, so it does not depend on the tile, on who shares the batch,
+or on the way by which a row was found; and since only the few rows are scored that bounds (codes.py) do not rule
+out, it costs little. On a GPU a tile is one product of bf16 matrices.
+"""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from services.ranking.codes import Codes
 from services.ranking.facts import Facts
 from services.ranking.job import Job
 from shared.models.contract import ItemTable, Servable
 
 Rows = slice | Tensor  # which rows of the item table
-Tiles = Callable[[Rows], Tensor]  # rows -> (B, T) float32
-# A matrix product's last bits depend on its shape. With the number of users rounded up, every request's row
-# comes out the same whoever shares its batch.
-ROUND_CPU: Final = 8
-ROUND_CUDA: Final = 64
+# On a GPU a product's last bits depend on its shape. With the number of users rounded up, every request's row comes
+# out the same whoever shares its batch.
+ROUND: Final = 64
+
+
+class Scores(Protocol):
+    """Of B requests."""
+
+    def tile(self, rows: Rows) -> Tensor:
+        """(B, T) float32, the caller's own."""
+        ...
+
+
+@runtime_checkable
+class Bounded(Scores, Protocol):
+    """Scores with bounds that are cheaper than they are."""
+
+    def upper(self, rows: slice) -> Tensor:
+        """(B, T) float32: what no score is larger than, in units of each request's own; NaN where nothing is known.
+        The caller's own until the next call."""
+        ...
+
+    def units(self, scores: Tensor) -> Tensor:
+        """Scores (B,) in those units."""
+        ...
+
+    def pairs(self, requests: Tensor, rows: Tensor) -> Tensor:
+        """(M,) float32, of one request and row each; the same numbers as in a tile."""
+        ...
 
 
 def encode(jobs: Sequence[Job], model: Servable, table: ItemTable, now: float) -> Tensor:
@@ -23,23 +53,53 @@ def encode(jobs: Sequence[Job], model: Servable, table: ItemTable, now: float) -
     return model.encode_users([job.user for job in jobs], table, now).to(table.vectors.device)
 
 
-def by_model(users: Tensor, table: ItemTable) -> Tiles:
-    """score = users (B, D) @ vectors.T + bias."""
-    count = len(users)
-    step = ROUND_CUDA if table.vectors.is_cuda else ROUND_CPU
-    padded = users.new_zeros((math.ceil(count / step) * step, users.shape[1]), dtype=table.vectors.dtype)
-    padded[:count] = users
-
-    def tile(rows: Rows) -> Tensor:
-        return (padded @ table.vectors[rows].T)[:count].float().add_(table.bias[rows])
-
-    return tile
+def by_model(users: Tensor, table: ItemTable, codes: Codes | None) -> Scores:
+    """score = users (B, D) @ vectors.T + bias. `codes`: of that table, where it is on a CPU."""
+    return OnGpu(users, table) if codes is None else OnCpu(users, table, codes)
 
 
-def by_popularity(facts: Facts, count: int) -> Tiles:
-    """score = about how many distinct users met the item; the same (B, T) row for everybody."""
+class OnCpu:
+    def __init__(self, users: Tensor, table: ItemTable, codes: Codes) -> None:
+        self._users, self._table = users.float(), table
+        bounds = codes.bounds(self._users)
+        self.upper, self.units = bounds.upper, bounds.units
 
-    def tile(rows: Rows) -> Tensor:
-        return facts.users[rows].repeat(count, 1)
+    def tile(self, rows: Rows) -> Tensor:
+        sums = self._users.double() @ self._table.vectors[rows].double().T
+        return sums.add_(self._table.bias[rows]).float()
 
-    return tile
+    def pairs(self, requests: Tensor, rows: Tensor) -> Tensor:
+        vectors = self._table.vectors.index_select(0, rows)
+        products = self._users.double().index_select(0, requests).mul_(vectors)  # (M, D)
+        return products.sum(1).add_(self._table.bias[rows]).float()
+
+
+class OnGpu:
+    def __init__(self, users: Tensor, table: ItemTable) -> None:
+        self._count, self._table = len(users), table
+        shape = (math.ceil(len(users) / ROUND) * ROUND, users.shape[1])
+        self._padded = users.new_zeros(shape, dtype=table.vectors.dtype)
+        self._padded[: len(users)] = users
+
+    def tile(self, rows: Rows) -> Tensor:
+        products = (self._padded @ self._table.vectors[rows].T)[: self._count]
+        return products.float().add_(self._table.bias[rows])
+
+
+class ByPopularity:
+    """score = about how many distinct users met the item; the same for everybody."""
+
+    def __init__(self, facts: Facts, count: int) -> None:
+        self._users, self._count = facts.users, count
+
+    def tile(self, rows: Rows) -> Tensor:
+        return self._users[rows].repeat(self._count, 1)
+
+    def upper(self, rows: slice) -> Tensor:
+        return self.tile(rows)
+
+    def units(self, scores: Tensor) -> Tensor:
+        return scores
+
+    def pairs(self, requests: Tensor, rows: Tensor) -> Tensor:
+        return self._users[rows]

@@ -109,7 +109,7 @@ async def test_what_changes_while_a_model_is_encoded_is_in_its_first_ranking(wor
     assert world.catalogue.pending == 0
 
 
-@pytest.mark.parametrize(("broken", "words"), [("users", "users are not finite"), ("items", "table is not finite")])
+@pytest.mark.parametrize(("broken", "words"), [("users", "users are not finite"), ("items", "vectors are not finite")])
 async def test_a_model_that_gives_no_numbers_is_refused_and_the_old_one_stays(
     world: World, broken: str, words: str
 ) -> None:
@@ -155,3 +155,28 @@ async def test_an_item_that_breaks_the_model_keeps_no_other_out(world: World) ->
     assert world.catalogue.current.facts.item_ids == ["a", "b", "c"]
     assert world.catalogue.current.table is not None
     assert world.catalogue.current.table.item_ids == ["a", "b", "c"]
+
+
+async def test_a_row_that_is_no_number_any_more_stays_as_it_was(world: World) -> None:
+    model = DotModel()
+    await world.stock([item_of("a"), item_of("b")])
+    await world.publish(model)
+    model.broken = "items"
+    await world.stock([item_of("a", 2), item_of("c")])
+    generation = world.catalogue.current
+    assert generation.facts.versions == [1, 1]
+    assert generation.table is not None
+    assert generation.table.item_ids == ["a", "b"]
+    assert generation.table.vectors.isfinite().all()
+
+
+async def test_new_and_changed_items_are_written_into_the_served_table(world: World) -> None:
+    await world.stock([item_of(f"i{number}") for number in range(20)])
+    await world.publish()
+    table, codes = world.catalogue.current.table, world.catalogue.current.codes
+    await world.stock([item_of("i3", 2), item_of("new")])
+    assert world.catalogue.current.table is table
+    assert world.catalogue.current.codes is codes
+    assert table is not None
+    assert codes is not None
+    assert len(table) == len(codes) == len(world.catalogue.current.facts) == 21

@@ -1,16 +1,24 @@
-"""services/ranking/stages/select.py: the tiled, running top-k is a full sort, whatever the tiles, filters and ties."""
+"""services/ranking/stages/select.py, scan.py: what is picked is a full sort's, whatever tiles, bounds, filters, ties."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from services.ranking.job import Pick
+from services.ranking.codes import Codes
+from services.ranking.facts import Facts
+from services.ranking.job import Hydrated, Job, Pick
+from services.ranking.requests import Query
 from services.ranking.stages import score, select
-from services.ranking.stages.score import Rows
+from services.ranking.stages.allowed import Allowed
+from services.ranking.stages.running import Running
+from services.ranking.stages.scan import in_full, scan
+from services.ranking.stages.score import Bounded, Rows, Scores
 from shared.models.contract import ItemTable
+from tests.services.ranking.doubles import item_of
 
 SCORES = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, math.inf, -math.inf, math.nan]),  # many ties, and what is no number
@@ -18,51 +26,202 @@ SCORES = st.one_of(
 )
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, list[set[int]], int, int]:
-    requests, items = draw(st.integers(1, 4)), draw(st.integers(1, 40))
-    values = draw(st.lists(SCORES, min_size=requests * items, max_size=requests * items))
-    available = draw(st.lists(st.booleans(), min_size=items, max_size=items))
-    banned = [draw(st.sets(st.integers(0, items - 1))) for _ in range(requests)]
-    k, tile = draw(st.integers(1, 45)), draw(st.integers(1, 45))
-    return torch.tensor(values).view(requests, items), torch.tensor(available), banned, k, tile
+@dataclass(frozen=True)
+class Given:
+    """Scores (B, N) that are known."""
+
+    values: Tensor
+
+    def tile(self, rows: Rows) -> Tensor:
+        return self.values[:, rows].clone()
 
 
-def sorted_in_full(scores: Tensor, allowed: set[int], k: int) -> list[Pick]:
-    able = [(row, s) for row, s in enumerate(scores.tolist()) if row in allowed and s > -math.inf]
+@dataclass(frozen=True)
+class GivenBounds(Given):
+    """And bounds: the scores and something (B, N), NaN included."""
+
+    above: Tensor
+
+    def upper(self, rows: slice) -> Tensor:
+        return (self.values + self.above)[:, rows]
+
+    def units(self, scores: Tensor) -> Tensor:
+        return scores
+
+    def pairs(self, requests: Tensor, rows: Tensor) -> Tensor:
+        return self.values[requests, rows]
+
+
+@dataclass(frozen=True)
+class Case:
+    scores: Tensor
+    available: Tensor
+    banned: list[set[int]]
+    only: list[Tensor | None]
+    k: int
+    tile: int
+
+    @property
+    def allowed(self) -> Allowed:
+        return Allowed(self.available, self.banned, self.only)
+
+    @property
+    def sorted_in_full(self) -> list[list[Pick]]:
+        return [self._of(request) for request in range(len(self.scores))]
+
+    def _of(self, request: int) -> list[Pick]:
+        only = self.only[request]
+        allowed = self.available if only is None else self.available & only
+        rows = {row for row, able in enumerate(allowed.tolist()) if able} - self.banned[request]
+        return sorted_in_full(self.scores[request], rows, self.k)
+
+
+def sorted_in_full(scores: Tensor, rows: set[int], k: int) -> list[Pick]:
+    able = [(row, s) for row, s in enumerate(scores.tolist()) if row in rows and s > -math.inf]
     return [Pick(row, s) for row, s in sorted(able, key=lambda pair: (-pair[1], pair[0]))[:k]]
 
 
+@st.composite
+def cases(draw: st.DrawFn, many: bool = False) -> Case:
+    b, n = draw(st.integers(1, 4)), draw(st.integers(200, 3000) if many else st.integers(1, 40))
+    values = draw(st.lists(SCORES, min_size=b * n, max_size=b * n)) if not many else drawn(draw, b * n)
+    available = torch.tensor(draw(st.lists(st.booleans(), min_size=n, max_size=n)) if not many else [True] * n)
+    banned = [draw(st.sets(st.integers(0, n - 1), max_size=40)) for _ in range(b)]
+    masks = st.none() | st.integers(1, 5).map(lambda step: torch.arange(n) % step == 0)
+    only = [draw(masks) for _ in range(b)]
+    return Case(
+        torch.tensor(values).view(b, n), available, banned, only, draw(st.integers(1, 45)), draw(st.integers(1, 45))
+    )
+
+
+def drawn(draw: st.DrawFn, count: int) -> list[float]:
+    """Numbers of one seed, so many that no example could have each drawn: spread, with ties, or rising."""
+    numbers = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    spread = torch.randn(count, generator=numbers)
+    kind = draw(st.sampled_from(["spread", "ties", "rising", "equal"]))
+    return {"spread": spread, "ties": (2 * spread).round(), "rising": spread.sort().values, "equal": 0 * spread}[
+        kind
+    ].tolist()
+
+
 @settings(deadline=None, max_examples=300)
 @given(cases())
-def test_the_tiled_top_k_equals_a_full_sort(case: tuple[Tensor, Tensor, list[set[int]], int, int]) -> None:
-    scores, available, banned, k, tile = case
-    rows = {row for row, able in enumerate(available.tolist()) if able}
+def test_the_tiled_top_k_equals_a_full_sort(case: Case) -> None:
+    found = Running(len(case.scores), case.k, torch.device("cpu"))
+    in_full(found, Given(case.scores), case.allowed, slice(0, len(case.available)), case.tile)
+    assert found.picks() == case.sorted_in_full
 
-    def tiles(some: Rows) -> Tensor:
-        return scores[:, some].clone()
 
-    found = select.best(tiles, available, banned, k, tile)
-    assert found == [sorted_in_full(s, rows - b, k) for s, b in zip(scores, banned, strict=True)]
+@settings(deadline=None, max_examples=300)
+@given(cases() | cases(many=True), st.data())
+def test_the_scan_equals_a_full_sort_whatever_the_bounds(case: Case, data: st.DataObject) -> None:
+    wide = data.draw(st.sampled_from([0.0, 0.01, 1.0, 100.0]))
+    above = wide * torch.rand(case.scores.shape, generator=torch.Generator().manual_seed(1))
+    above[
+        torch.rand(above.shape, generator=torch.Generator().manual_seed(2)) < data.draw(st.sampled_from([0, 0.01]))
+    ] = torch.nan
+    scores = GivenBounds(case.scores, above)
+    assert isinstance(scores, Bounded)
+    small = data.draw(st.sampled_from([8, 100, 256]))
+    assert scan(scores, case.allowed, case.k, case.tile, small=small, at_once=1024).picks() == case.sorted_in_full
 
 
 @settings(deadline=None, max_examples=300)
 @given(cases())
-def test_the_top_k_of_given_rows_equals_a_full_sort(case: tuple[Tensor, Tensor, list[set[int]], int, int]) -> None:
-    scores, available, (given_rows, *_), k, tile = case
-    rows = {row for row, able in enumerate(available.tolist()) if able}
-    found = select.best_of(lambda some: scores[:1, some].clone(), available, given_rows, k, tile)
-    assert found == sorted_in_full(scores[0], rows & given_rows, k)
+def test_the_top_k_of_given_rows_equals_a_full_sort(case: Case) -> None:
+    rows = {row for row, able in enumerate(case.available.tolist()) if able}
+    found = select.best_of(Given(case.scores[:1]), case.available, case.banned[0], case.k, case.tile)
+    assert found == sorted_in_full(case.scores[0], rows & case.banned[0], case.k)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[Tensor, ItemTable]:
+    """Users and a table of small integers times powers of two: sums are exact, so scores do not depend on their order.
+
+    Rows repeat, are zero, tiny or huge; a bias may be larger than all else.
+    """
+    b, n, width = draw(st.integers(1, 9)), draw(st.integers(1, 2000)), draw(st.integers(1, 12))
+    numbers = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    most, spread = draw(st.integers(0, 9)), draw(st.sampled_from([0, 3, 100]))
+
+    def matrix(rows: int) -> Tensor:
+        exponents = torch.randint(-spread, spread + 1, (rows, 1), generator=numbers)
+        return torch.randint(-most, most + 1, (rows, width), generator=numbers) * 2.0**exponents
+
+    bias = matrix(n)[:, 0] * draw(st.sampled_from([0.0, 1.0, 1000.0]))
+    return matrix(b), ItemTable([str(row) for row in range(n)], matrix(n), bias)
+
+
+@settings(deadline=None, max_examples=300)
+@given(tables(), st.integers(1, 60), st.sampled_from([8, 100, 512]))
+def test_the_scan_by_codes_equals_every_row_scored_and_sorted(
+    case: tuple[Tensor, ItemTable], k: int, small: int
+) -> None:
+    users, table = case
+    codes = Codes(users.shape[1])
+    codes.follow(table, torch.arange(len(table)))
+    scores = score.by_model(users, table, codes)
+    assert isinstance(scores, Bounded)
+    allowed = Allowed(torch.arange(len(table)) % 7 != 0, [set(range(0, len(table), 5))] * len(users))
+    full = (users.double() @ table.vectors.double().T + table.bias.double()).float()
+    rows = {row for row in range(len(table)) if row % 7 and row % 5}
+    expected = [sorted_in_full(full[request], rows, k) for request in range(len(users))]
+    assert scan(scores, allowed, k, 1000, small=small, at_once=2048).picks() == expected
+
+
+def test_few_rows_are_scored_in_a_large_table() -> None:
+    class Counted(score.OnCpu):
+        scored = 0
+
+        def tile(self, rows: Rows) -> Tensor:
+            raise AssertionError("no tile is crowded here")
+
+        def pairs(self, requests: Tensor, rows: Tensor) -> Tensor:
+            self.scored += len(rows)
+            return super().pairs(requests, rows)
+
+    numbers = torch.Generator().manual_seed(1)
+    n = 100_000
+    table = ItemTable(
+        [str(row) for row in range(n)], torch.randn(n, 32, generator=numbers), torch.randn(n, generator=numbers)
+    )
+    codes = Codes(32)
+    codes.follow(table, torch.arange(n))
+    users = torch.randn(4, 32, generator=numbers)
+    scores = Counted(users, table, codes)
+    found = select.best(scores, Allowed(torch.ones(n, dtype=torch.bool), [set()] * 4), 50, 1000)
+    expected = (users.double() @ table.vectors.double().T + table.bias.double()).float().topk(50).values
+    assert [[pick.score for pick in picks] for picks in found] == expected.tolist()
+    assert scores.scored < 0.02 * 4 * n
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 33), st.integers(1, 70), st.integers(1, 200), st.integers(0, 1000))
-def test_a_users_scores_are_the_same_bits_whoever_shares_the_batch(batch: int, dim: int, items: int, seed: int) -> None:
+def test_a_users_scores_are_the_same_bits_whoever_shares_the_batch_and_however_they_are_found(
+    batch: int, dim: int, items: int, seed: int
+) -> None:
     numbers = torch.Generator().manual_seed(seed)
-    table = ItemTable([str(i) for i in range(items)], torch.randn(items, dim, generator=numbers), torch.zeros(items))
+    table = ItemTable([str(i) for i in range(items)], torch.randn(items, dim, generator=numbers), torch.randn(items))
+    codes = Codes(dim)
+    codes.follow(table, torch.arange(items))
     users = torch.randn(batch, dim, generator=numbers)
-    together = score.by_model(users, table)(slice(0, items))
-    alone = torch.cat([score.by_model(users[i : i + 1], table)(slice(0, items)) for i in range(batch)])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-    some = score.by_model(users[: batch // 2 + 1], table)(slice(0, items))
-    torch.testing.assert_close(together[: batch // 2 + 1], some, rtol=1e-5, atol=1e-5)
+    together = score.OnCpu(users, table, codes)
+    tile = together.tile(slice(0, items))
+    alone = torch.cat([score.OnCpu(users[i : i + 1], table, codes).tile(slice(0, items)) for i in range(batch)])
+    assert torch.equal(tile, alone)
+    requests, rows = torch.cartesian_prod(torch.arange(batch), torch.arange(items)).T
+    assert torch.equal(together.pairs(requests, rows).view(batch, items), tile)
+
+
+def test_a_category_with_much_of_the_catalogue_and_one_with_little_of_it_are_ranked_alike() -> None:
+    facts = Facts()
+    facts.put([item_of(f"i{row}", users=row % 50) for row in range(400)])
+    rows = [None, set(range(0, 400, 2)), set(range(0, 400, 50)), set()]
+    jobs = [Job(Query(str(at), 5), Hydrated(None, ""), rows=some, banned={49, 48}) for at, some in enumerate(rows)]
+
+    def scores_of(which: list[int]) -> Scores:
+        return score.ByPopularity(facts, len(which))
+
+    select.fill(jobs, scores_of, facts.available, 64)
+    shown = [[pick.row for pick in job.picks] for job in jobs]
+    assert shown == [[99, 149, 199, 249, 299], [98, 148, 198, 248, 298], [0, 50, 100, 150, 200], []]

@@ -16,20 +16,42 @@ def rows(ids: str, value: float) -> ItemTable:
     return ItemTable(list(ids), torch.full((n, 2), value), torch.arange(n) + value, {"users": torch.full((n,), value)})
 
 
-def test_updated_replaces_known_rows_and_appends_new_ones_in_order() -> None:
-    old = rows("abc", 1.0)
-    new = old.updated(rows("dbe", 5.0))
-    assert new.item_ids == ["a", "b", "c", "d", "e"]
-    assert new.vectors[:, 0].tolist() == [1.0, 5.0, 1.0, 5.0, 5.0]
-    assert new.bias.tolist() == [1.0, 6.0, 3.0, 5.0, 7.0]
-    assert new.extra["users"].tolist() == [1.0, 5.0, 1.0, 5.0, 5.0]
-    assert new.row_of["e"] == 4
-    assert old.vectors[:, 0].tolist() == [1.0, 1.0, 1.0]  # a batch may still read it
+def test_put_replaces_known_rows_and_appends_new_ones_in_order() -> None:
+    table = rows("abc", 1.0)
+    assert table.put(rows("dbe", 5.0)).tolist() == [3, 1, 4]
+    assert table.item_ids == ["a", "b", "c", "d", "e"]
+    assert table.vectors[:, 0].tolist() == [1.0, 5.0, 1.0, 5.0, 5.0]
+    assert table.bias.tolist() == [1.0, 6.0, 3.0, 5.0, 7.0]
+    assert table.extra["users"].tolist() == [1.0, 5.0, 1.0, 5.0, 5.0]
+    assert table.row_of["e"] == 4
 
 
-def test_updated_refuses_rows_of_another_kind_of_model() -> None:
-    with pytest.raises(KeyError):
-        rows("a", 1.0).updated(ItemTable(["b"], torch.zeros(1, 2), torch.zeros(1)))
+def test_put_moves_the_table_seldom_and_leaves_those_alone_that_it_was_made_of() -> None:
+    first = rows("a", 1.0)
+    table = first.to("cpu")
+    places = set()
+    for number in range(500):
+        table.put(ItemTable([str(number)], torch.zeros(1, 2), torch.zeros(1), {"users": torch.zeros(1)}))
+        places.add(table.vectors.data_ptr())
+    assert len(table) == 501
+    assert len(places) < 30
+    assert first.item_ids == ["a"]
+    assert first.vectors.tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ItemTable(["b"], torch.zeros(1, 2), torch.zeros(1)),
+        ItemTable(["b"], torch.zeros(1, 3), torch.zeros(1), {"users": torch.zeros(1)}),
+    ],
+)
+def test_put_refuses_rows_of_another_kind_of_model_and_stays_as_it_was(other: ItemTable) -> None:
+    table = rows("a", 1.0)
+    with pytest.raises(ValueError, match="same names"):
+        table.put(other)
+    assert table.item_ids == ["a"]
+    assert list(table.row_of) == ["a"]
 
 
 def test_a_table_refuses_an_id_twice_and_tensors_of_another_length() -> None:

@@ -1,0 +1,105 @@
+"""Scan: the k best of all rows, exactly, with few of them scored.
+
+A bound of each score from above is cheaper than the score. A row whose bound is below the request's floor, which k rows
+are known to reach, is passed over: nearly every row, and the largest bound of a block says it of the block. The rest
+is scored pair by pair, and raises the floor. A request to which a large part of a tile comes near, since its scores
+are equal, rise with the rows, or are not bounded at all, has that tile scored in full.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from services.ranking.stages.allowed import Allowed
+from services.ranking.stages.running import Running
+from services.ranking.stages.score import Bounded, Scores
+
+SMALL: Final = 1 << 12  # rows, of a tile and of the sample that gives the first floor, at least
+SHARE: Final = 16  # of a tile, then
+AT_ONCE: Final = 1 << 18  # bounds of a tile, of all requests: about what a core's cache holds
+BLOCK: Final = 128
+CROWDED: Final = 8  # an eighth of a tile
+GROWTH: Final = 4  # a floor is raised when it is from fewer rows than a quarter of those seen
+PAIRS_AT_ONCE: Final = 1 << 12  # scored in float64
+LARGEST: Final = torch.finfo(torch.float32).max  # a score may round to infinity while its bound does not
+
+
+def scan(
+    scores: Bounded, allowed: Allowed, k: int, tile_items: int, *, small: int = SMALL, at_once: int = AT_ONCE
+) -> Running:
+    """`tile_items`: how many are scored at once where a tile is scored in full."""
+    found = Running(len(allowed), k, allowed.device)
+    size = max(small, at_once // len(allowed) // BLOCK * BLOCK)
+    known = max(small, min(size, allowed.rows) // SHARE, 2 * CROWDED * k)  # rows that the floor is from
+    floor = sampled_floor(scores, allowed, k, known)
+    waiting: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, allowed.rows, size):
+        rows = slice(start, min(start + size, allowed.rows))
+        requests, at = reaching(scores.upper(rows), scores.units(floor))
+        crowded = torch.bincount(requests, minlength=len(allowed)) > (rows.stop - rows.start) // CROWDED  # (B,)
+        some_crowded = bool(crowded.any())
+        if some_crowded:
+            in_full(found, scores, allowed, rows, tile_items, crowded.nonzero()[:, 0])
+            requests, at = requests[~crowded[requests]], at[~crowded[requests]]
+        waiting.append((requests, at + rows.start))
+        many = sum(len(some) for some, _ in waiting) > at_once
+        if some_crowded or many or rows.stop >= GROWTH * known or rows.stop == allowed.rows:
+            score_pairs(found, scores, allowed, *map(torch.cat, zip(*waiting, strict=True)))
+            waiting.clear()
+            floor, known = torch.maximum(floor, found.floor().clamp_(max=LARGEST)), rows.stop
+    return found
+
+
+def score_pairs(found: Running, scores: Bounded, allowed: Allowed, requests: Tensor, rows: Tensor) -> None:
+    """Score what is allowed of these pairs (M,)."""
+    kept = allowed.pairs(requests, rows)
+    requests, rows = requests[kept], rows[kept]
+    found.offer_pairs(requests, rows, in_parts(scores, requests, rows))
+
+
+def in_parts(scores: Bounded, requests: Tensor, rows: Tensor) -> Tensor:
+    """Scores of pairs (M,), few at once."""
+    parts = zip(requests.split(PAIRS_AT_ONCE), rows.split(PAIRS_AT_ONCE), strict=True)
+    return torch.cat([scores.pairs(*part) for part in parts])
+
+
+def in_full(
+    found: Running, scores: Scores, allowed: Allowed, rows: slice, tile_items: int, requests: Tensor | None = None
+) -> None:
+    """Score all of these rows, for all requests or for those named, `tile_items` at once."""
+    for start in range(rows.start, rows.stop, tile_items):
+        some = slice(start, min(start + tile_items, rows.stop))
+        tile = allowed.masked(scores.tile(some), some)
+        numbers = torch.arange(some.start, some.stop, device=tile.device)
+        if requests is None:
+            found.offer(tile, numbers)
+        else:
+            found.offer(tile[requests], numbers, requests)
+
+
+def sampled_floor(scores: Bounded, allowed: Allowed, k: int, rows: int) -> Tensor:
+    """(B,): the least score of k rows, those with the largest bounds of about so many from all over the table."""
+    step = max(1, allowed.rows // rows)
+    some = slice(0, allowed.rows, step)
+    upper = allowed.masked(scores.upper(some), some)
+    if upper.shape[1] < k:
+        return upper.new_full((len(upper),), -torch.inf)
+    top = upper.topk(k, dim=1)  # (B, k)
+    requests = torch.arange(len(upper)).repeat_interleave(k)
+    least = in_parts(scores, requests, step * top.indices.flatten()).view(-1, k).amin(1)
+    return torch.where(least.isnan() | (top.values == -torch.inf).any(1), -torch.inf, least).clamp_(max=LARGEST)
+
+
+def reaching(upper: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds (B, T) and floors (B,) -> the (request, position) pairs whose bound is not below the floor."""
+    size = upper.shape[1]
+    padded = F.pad(upper, (0, -size % BLOCK), value=-torch.inf) if size % BLOCK else upper
+    blocks = padded.unflatten(1, (-1, BLOCK))  # (B, T / BLOCK, BLOCK)
+    request, block = (~(blocks.amax(2) < floor[:, None])).nonzero(as_tuple=True)
+    some = blocks.flatten(0, 1).index_select(0, request * blocks.shape[1] + block)  # (M, BLOCK)
+    within, at = (~(some < floor[request, None])).nonzero(as_tuple=True)
+    position = block[within] * BLOCK + at
+    real = position < size
+    return request[within][real], position[real]
