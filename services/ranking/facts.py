@@ -29,6 +29,7 @@ class Facts:
         self._described_at: dict[str, tuple[int, int]] = {}  # item id -> partition, offset in `items`
         self._categories: list[tuple[str, ...]] = []
         self._rows_of_category: dict[str, set[int]] = {}
+        self._described = 0  # rows with any category
         self._opinions: list[bytes] = []
         self._available = torch.zeros(FIRST_CAPACITY, dtype=torch.bool, device=device)
         self._users = torch.zeros(FIRST_CAPACITY, device=device)
@@ -76,6 +77,12 @@ class Facts:
         """The rows with at least one of the categories."""
         return set().union(*(self._rows_of_category.get(category, ()) for category in categories))
 
+    def categories(self, row: int) -> list[str]:
+        """Those of the row's categories that tell items apart: one that every item with any has (the root of a tree)
+        does not."""
+        described = self._described
+        return [category for category in self._categories[row] if len(self._rows_of_category[category]) < described]
+
     def opinions(self, row: int) -> tuple[opinions.Opinion, ...]:
         return opinions.unpack(self._opinions[row])
 
@@ -101,6 +108,7 @@ class Facts:
     def _categorise(self, row: int, categories: tuple[str, ...]) -> None:
         if categories == self._categories[row]:
             return
+        self._described += bool(categories) - bool(self._categories[row])
         for category in self._categories[row]:
             self._rows_of_category[category].discard(row)
         for category in categories:

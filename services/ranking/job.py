@@ -43,7 +43,8 @@ class Job:
     # Source, Filter
     rows: set[int] | None = None  # None: the whole catalogue
     banned: set[int] = field(default_factory=set)
-    # Select, Explain, Respond
+    wanted: int = 0  # how many of the best Select brings: the k, or what the k are chosen from
+    # Select, Diversify, Explain, Respond
     picks: list[Pick] = field(default_factory=list)
     explanations: list[ranking_pb2.Explanation] = field(default_factory=list)
     response: ranking_pb2.RankResponse | None = None

@@ -15,6 +15,7 @@ from services.ranking.graph import Graph
 from services.ranking.inference import Inference, device_of
 from services.ranking.pipeline import Pipeline
 from services.ranking.rehearsal import rehearse
+from services.ranking.requests import Arrangement
 from services.ranking.servicer import Ranking
 from services.ranking.settings import RankingSettings
 from services.ranking.stages.hydrate import Hydrate
@@ -57,7 +58,9 @@ class Service:
         hydrations = Limits(s.batch_size, wait, s.queue_age_seconds, s.queue_limit, HYDRATIONS_AT_ONCE)
         hydrate = Hydrate(graph, self.catalogue, cache, hydrations, s.hydrate_timeout_seconds)
         batches = Limits(s.batch_size, wait, s.queue_age_seconds, s.queue_limit)
-        self.pipeline = Pipeline(hydrate, self.catalogue, self.inference, self.impressions, batches, s.tile_items)
+        self.pipeline = Pipeline(
+            hydrate, self.catalogue, self.inference, self.impressions, batches, s.tile_items, s.pool_items
+        )
 
     async def start(self, heart: Callable[[str], Heartbeat]) -> None:
         """Return when a request can be answered well: the catalogue is read and encoded, the model warm."""
@@ -119,6 +122,7 @@ async def compose(runtime: Runtime[RankingSettings]) -> None:
             k_limit=settings.k_limit,
             deadline_seconds=settings.deadline_seconds,
             max_bytes=settings.grpc.max_message_bytes,
+            arrangement=Arrangement(settings.diversity, settings.diversity_method),
         )
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
 

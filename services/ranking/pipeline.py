@@ -1,6 +1,6 @@
 """A ranking, as a list of stages:
 
-    Hydrate → Ladder → Source → Filter → Score → Select → Explain → Respond → SideEffect
+    Hydrate → Ladder → Source → Filter → Score → Select → Diversify → Explain → Respond → SideEffect
 
 Hydrate and SideEffect wait for others, so they run in the event loop; the rest is one job of the inference
 thread a micro-batch.
@@ -18,7 +18,7 @@ from services.ranking.generation import Generation
 from services.ranking.inference import Inference
 from services.ranking.job import NAME_OF_RUNG, POPULAR, Job
 from services.ranking.requests import Query
-from services.ranking.stages import explain, filter, ladder, respond, score, select, source
+from services.ranking.stages import diversify, explain, filter, ladder, respond, score, select, source
 from services.ranking.stages.hydrate import Hydrate
 from services.ranking.stages.side_effect import Impressions
 from shared.errors import Unavailable
@@ -35,13 +35,15 @@ class Pipeline:
         inference: Inference,
         impressions: Impressions | None,
         limits: Limits,
-        tile_items: int = 16_384,
+        tile_items: int,
+        pool_items: int,
     ) -> None:
         self._hydrate = hydrate
         self._catalogue = catalogue
         self._inference = inference
         self._impressions = impressions
         self._tile_items = tile_items
+        self._pool_items = pool_items
         self._together: MicroBatcher[Job, Job] = MicroBatcher("rank", self._infer, limits)
 
     def start(self) -> None:
@@ -75,11 +77,15 @@ class Pipeline:
         jobs = [job for job in all_jobs if job.hydrated.space == generation.release.space]
         with _timed("ladder"):
             ladder.place(jobs, generation, now)
+        for job in jobs:
+            job.wanted = diversify.pool_of(job.query, self._pool_items)
         with _timed("source"):
             source.find(jobs, generation.facts)
         with _timed("filter"):
             filter.narrow(jobs, generation.facts)
         self._score_and_select(jobs, generation, now)
+        with _timed("diversify"):
+            diversify.diversify(jobs, generation, self._pool_items)
         with _timed("explain"):
             explain.explain(jobs, generation)
         with _timed("respond"):

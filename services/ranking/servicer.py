@@ -17,24 +17,32 @@ T = TypeVar("T")
 
 class Ranking(ranking_pb2_grpc.RankingServiceServicer):
     def __init__(
-        self, pipeline: Pipeline, health: Health, *, k_limit: int, deadline_seconds: float, max_bytes: int
+        self,
+        pipeline: Pipeline,
+        health: Health,
+        *,
+        k_limit: int,
+        deadline_seconds: float,
+        max_bytes: int,
+        arrangement: requests.Arrangement,
     ) -> None:
         self._pipeline = pipeline
         self._health = health
         self._k_limit = k_limit
         self._deadline_seconds = deadline_seconds
         self._max_bytes = max_bytes
+        self._arrangement = arrangement
 
     async def Rank(self, request: ranking_pb2.RankRequest, context: Any) -> ranking_pb2.RankResponse:  # noqa: N802
         deadline = self._deadline(context)
-        query = _valid(lambda: requests.read(request, self._k_limit))
+        query = _valid(lambda: requests.read(request, self._k_limit, self._arrangement))
         return await self._pipeline.rank(query, deadline)
 
     async def RankBatch(  # noqa: N802
         self, request: ranking_pb2.RankBatchRequest, context: Any
     ) -> ranking_pb2.RankBatchResponse:
         deadline = self._deadline(context)
-        queries = _valid(lambda: requests.read_batch(request, self._k_limit))
+        queries = _valid(lambda: requests.read_batch(request, self._k_limit, self._arrangement))
         answers = await _all_or_none([self._pipeline.rank(query, deadline) for query in queries])
         response = ranking_pb2.RankBatchResponse(responses=answers)
         if response.ByteSize() > self._max_bytes:

@@ -37,6 +37,14 @@ class RankingSettings(ServiceSettings):
     user_cache_bytes: int = Field(64 * 1024 * 1024, ge=0, description="of last known user states, for that case")
     user_cache_seconds: float = Field(3600.0, gt=0, description="how old a last known user state may be")
 
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="of a request that names none: 0 by score alone, 1 unlike each other above all"
+    )
+    diversity_method: Literal["mmr", "dpp"] = Field("mmr", description="of a request that names none")
+    pool_items: int = Field(
+        200, ge=1, le=2000, description="the best candidates that diversity and max_per_category choose from"
+    )
+
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
     torch_threads: int = Field(1, ge=1, le=256, description="of one inference on the CPU")
     tile_items: int = Field(16_384, ge=16, le=4_194_304, description="items scored at once")

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -68,10 +68,12 @@ class Client:
         categories: Sequence[str] = (),
         include_seen: bool = False,
         timeout: float = CALL_SECONDS,
+        **fields: Any,
     ) -> ranking_pb2.RankResponse:
+        """`fields`: whatever else a RankRequest has; None is as if it were left out."""
         request = ranking_pb2.RankRequest(
             user_id=user_id, k=k, after=after, context_items=context, candidates=candidates, categories=categories,
-            include_seen=include_seen,
+            include_seen=include_seen, **fields,
         )  # fmt: skip
         return await self._ranking.Rank(request, timeout=timeout)  # type: ignore[no-any-return]
 

@@ -4,9 +4,10 @@ import asyncio
 import json
 import subprocess
 import sys
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -75,25 +76,47 @@ def replay(
     run(replay_file(file, items, rate, read(KafkaSettings), Screen(Console(stderr=True))))
 
 
-@app.command(epilog="Example: finestream rank alice --k 5 --context B003VWJ2K8")
+class DiversityMethod(StrEnum):
+    mmr = "mmr"
+    dpp = "dpp"
+
+
+DIVERSITY_METHODS = {
+    DiversityMethod.mmr: ranking_pb2.DIVERSITY_METHOD_MMR,
+    DiversityMethod.dpp: ranking_pb2.DIVERSITY_METHOD_DPP,
+}
+
+
+@app.command(epilog="Example: finestream rank alice --k 5 --context B003VWJ2K8 --diversity 0.3")
 def rank(
     user: Annotated[str, typer.Argument(help="user id")],
     k: Annotated[int, typer.Option(help="how many items")] = 10,
     context: Annotated[list[str] | None, typer.Option(help="an item looked at now; may be repeated")] = None,
     category: Annotated[list[str] | None, typer.Option(help="only items with one of these categories")] = None,
     include_seen: Annotated[bool, typer.Option("--include-seen", help="items of the history too")] = False,
+    diversity: Annotated[
+        float | None, typer.Option(min=0, max=1, help="0: by score alone, 1: unlike each other above all")
+    ] = None,
+    diversity_method: Annotated[DiversityMethod | None, typer.Option(help="how unlike items are chosen")] = None,
+    per_category: Annotated[int, typer.Option(min=0, help="items of one category at most; 0: no limit")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
 ) -> None:
     """Rank the catalogue for a user, and say why."""
-    ranking, titles = run(_rank(user, k, context or [], category or [], include_seen))
+    asked = {
+        "context": context or [],
+        "categories": category or [],
+        "include_seen": include_seen,
+        "diversity": diversity,
+        "diversity_method": diversity_method and DIVERSITY_METHODS[diversity_method],
+        "max_per_category": per_category,
+    }
+    ranking, titles = run(_rank(user, k, asked))
     Console().print_json(data=ranking) if as_json else Console().print(table(ranking, titles))
 
 
-async def _rank(
-    user: str, k: int, context: list[str], categories: list[str], include_seen: bool
-) -> tuple[dict[str, object], dict[str, str]]:
+async def _rank(user: str, k: int, asked: dict[str, Any]) -> tuple[dict[str, object], dict[str, str]]:
     async with connect(read(ClientSettings)) as client:
-        answer = await client.rank(user, k, context=context, categories=categories, include_seen=include_seen)
+        answer = await client.rank(user, k, **asked)
         nodes = await client.items(_named_in(answer))
         titles = {item_id: node.facts.title for item_id, node in nodes.items() if node.facts}
         return ranking_of(user, answer), titles

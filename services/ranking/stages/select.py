@@ -24,13 +24,13 @@ def fill(jobs: Sequence[Job], tiles_of: TilesOf, available: Tensor, tile_items: 
     """Each job's picks: those that rank the whole catalogue together, the others each over its own rows."""
     whole = [at for at, job in enumerate(jobs) if job.rows is None]
     if whole:
-        k = max(jobs[at].query.k for at in whole)
+        k = max(jobs[at].wanted for at in whole)
         found = best(tiles_of(whole), available, [jobs[at].banned for at in whole], k, tile_items)
         for at, picks in zip(whole, found, strict=True):
-            jobs[at].picks = picks[: jobs[at].query.k]
+            jobs[at].picks = picks[: jobs[at].wanted]
     for at, job in enumerate(jobs):
         if job.rows is not None:
-            job.picks = best_of(tiles_of([at]), available, job.rows, job.query.k, tile_items)
+            job.picks = best_of(tiles_of([at]), available, job.rows, job.wanted, tile_items)
 
 
 def best(tiles: Tiles, available: Tensor, banned: Sequence[set[int]], k: int, tile_items: int) -> list[list[Pick]]:

@@ -8,19 +8,28 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class DiversityMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DIVERSITY_METHOD_UNSPECIFIED: _ClassVar[DiversityMethod]
+    DIVERSITY_METHOD_MMR: _ClassVar[DiversityMethod]
+    DIVERSITY_METHOD_DPP: _ClassVar[DiversityMethod]
+
 class Rung(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     RUNG_UNSPECIFIED: _ClassVar[Rung]
     RUNG_FULL: _ClassVar[Rung]
     RUNG_CACHED: _ClassVar[Rung]
     RUNG_POPULAR: _ClassVar[Rung]
+DIVERSITY_METHOD_UNSPECIFIED: DiversityMethod
+DIVERSITY_METHOD_MMR: DiversityMethod
+DIVERSITY_METHOD_DPP: DiversityMethod
 RUNG_UNSPECIFIED: Rung
 RUNG_FULL: Rung
 RUNG_CACHED: Rung
 RUNG_POPULAR: Rung
 
 class RankRequest(_message.Message):
-    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations")
+    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations", "diversity", "diversity_method", "max_per_category")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +39,9 @@ class RankRequest(_message.Message):
     INCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    DIVERSITY_FIELD_NUMBER: _ClassVar[int]
+    DIVERSITY_METHOD_FIELD_NUMBER: _ClassVar[int]
+    MAX_PER_CATEGORY_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     k: int
     candidates: _containers.RepeatedScalarFieldContainer[str]
@@ -39,7 +51,10 @@ class RankRequest(_message.Message):
     include_seen: bool
     after: _containers.RepeatedCompositeFieldContainer[_position_pb2.Position]
     without_explanations: bool
-    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ...) -> None: ...
+    diversity: float
+    diversity_method: DiversityMethod
+    max_per_category: int
+    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ..., diversity: _Optional[float] = ..., diversity_method: _Optional[_Union[DiversityMethod, str]] = ..., max_per_category: _Optional[int] = ...) -> None: ...
 
 class RankResponse(_message.Message):
     __slots__ = ("items", "rung", "rung_reason", "model_version", "watermark", "request_id")
