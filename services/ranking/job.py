@@ -27,6 +27,8 @@ class Hydrated:
 class Pick:
     row: int
     score: float
+    propensity: float = 1.0
+    explored: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +46,9 @@ class Job:
     rows: set[int] | None = None  # None: the whole catalogue
     banned: set[int] = field(default_factory=set)
     wanted: int = 0  # how many of the best Select brings: the k, or what the k are chosen from
-    # Select, Diversify, Explain, Respond
+    # Select, Diversify, Explore, Explain, Respond
     picks: list[Pick] = field(default_factory=list)
+    others: list[Pick] = field(default_factory=list)  # of the pool, not among the picks
+    policy: str = ""  # how chance took part
     explanations: list[ranking_pb2.Explanation] = field(default_factory=list)
     response: ranking_pb2.RankResponse | None = None

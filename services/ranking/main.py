@@ -59,8 +59,9 @@ class Service:
         hydrate = Hydrate(graph, self.catalogue, cache, hydrations, s.hydrate_timeout_seconds)
         batches = Limits(s.batch_size, wait, s.queue_age_seconds, s.queue_limit)
         self.pipeline = Pipeline(
-            hydrate, self.catalogue, self.inference, self.impressions, batches, s.tile_items, s.pool_items
-        )
+            hydrate, self.catalogue, self.inference, self.impressions, batches,
+            tile_items=s.tile_items, pool_items=s.pool_items, new_item_users=s.new_item_users,
+        )  # fmt: skip
 
     async def start(self, heart: Callable[[str], Heartbeat]) -> None:
         """Return when a request can be answered well: the catalogue is read and encoded, the model warm."""
@@ -122,7 +123,12 @@ async def compose(runtime: Runtime[RankingSettings]) -> None:
             k_limit=settings.k_limit,
             deadline_seconds=settings.deadline_seconds,
             max_bytes=settings.grpc.max_message_bytes,
-            arrangement=Arrangement(settings.diversity, settings.diversity_method),
+            arrangement=Arrangement(
+                settings.diversity,
+                settings.diversity_method,
+                exploration=settings.exploration,
+                exploration_method=settings.exploration_method,
+            ),
         )
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
 

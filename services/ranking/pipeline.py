@@ -1,6 +1,7 @@
 """A ranking, as a list of stages:
 
-    Hydrate → Ladder → Source → Filter → Score → Select → Diversify → Explain → Respond → SideEffect
+    Hydrate → Ladder → Source → Filter → Score → Select → Diversify → Explore → Explain → Respond →
+    SideEffect
 
 Hydrate and SideEffect wait for others, so they run in the event loop; the rest is one job of the inference
 thread a micro-batch.
@@ -18,7 +19,7 @@ from services.ranking.generation import Generation
 from services.ranking.inference import Inference
 from services.ranking.job import NAME_OF_RUNG, POPULAR, Job
 from services.ranking.requests import Query
-from services.ranking.stages import diversify, explain, filter, ladder, respond, score, select, source
+from services.ranking.stages import diversify, explain, explore, filter, ladder, respond, score, select, source
 from services.ranking.stages.hydrate import Hydrate
 from services.ranking.stages.side_effect import Impressions
 from shared.errors import Unavailable
@@ -35,8 +36,10 @@ class Pipeline:
         inference: Inference,
         impressions: Impressions | None,
         limits: Limits,
+        *,
         tile_items: int,
         pool_items: int,
+        new_item_users: int,
     ) -> None:
         self._hydrate = hydrate
         self._catalogue = catalogue
@@ -44,6 +47,7 @@ class Pipeline:
         self._impressions = impressions
         self._tile_items = tile_items
         self._pool_items = pool_items
+        self._new_item_users = new_item_users
         self._together: MicroBatcher[Job, Job] = MicroBatcher("rank", self._infer, limits)
 
     def start(self) -> None:
@@ -86,6 +90,8 @@ class Pipeline:
         self._score_and_select(jobs, generation, now)
         with _timed("diversify"):
             diversify.diversify(jobs, generation, self._pool_items)
+        with _timed("explore"):
+            explore.explore(jobs, generation.facts, self._new_item_users)
         with _timed("explain"):
             explain.explain(jobs, generation)
         with _timed("respond"):

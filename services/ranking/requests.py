@@ -22,6 +22,11 @@ DIVERSITY_METHODS: Final[dict[int, DiversityMethod]] = {
     ranking_pb2.DIVERSITY_METHOD_MMR: "mmr",
     ranking_pb2.DIVERSITY_METHOD_DPP: "dpp",
 }
+ExplorationMethod = Literal["epsilon", "ucb"]
+EXPLORATION_METHODS: Final[dict[int, ExplorationMethod]] = {
+    ranking_pb2.EXPLORATION_METHOD_EPSILON: "epsilon",
+    ranking_pb2.EXPLORATION_METHOD_UCB: "ucb",
+}
 # Topics whose facts become part of a user's state; `items` becomes part of an item's.
 USER_TOPICS: Final = (topics.INTERACTIONS, topics.REVIEWS, topics.ERASURES)
 
@@ -43,10 +48,12 @@ class Arrangement:
     diversity: float = 0.0  # 0 to 1
     diversity_method: DiversityMethod = "mmr"
     per_category: int = 0  # 0: no limit
+    exploration: float = 0.0  # 0 to 1
+    exploration_method: ExplorationMethod = "epsilon"
 
     @property
     def by_score(self) -> bool:
-        return not (self.diversity or self.per_category)
+        return not (self.diversity or self.per_category or self.exploration)
 
 
 BY_SCORE: Final = Arrangement()
@@ -128,6 +135,8 @@ def _arrangement(request: ranking_pb2.RankRequest, default: Arrangement) -> Arra
         _share("diversity", request.diversity) if request.HasField("diversity") else default.diversity,
         _method(request.diversity_method, DIVERSITY_METHODS, default.diversity_method),
         request.max_per_category,
+        _share("exploration", request.exploration) if request.HasField("exploration") else default.exploration,
+        _method(request.exploration_method, EXPLORATION_METHODS, default.exploration_method),
     )
 
 

@@ -42,7 +42,17 @@ class RankingSettings(ServiceSettings):
     )
     diversity_method: Literal["mmr", "dpp"] = Field("mmr", description="of a request that names none")
     pool_items: int = Field(
-        200, ge=1, le=2000, description="the best candidates that diversity and max_per_category choose from"
+        200,
+        ge=1,
+        le=2000,
+        description="the best candidates that diversity, max_per_category and exploration choose from",
+    )
+    exploration: float = Field(
+        0.0, ge=0, le=1, description="of a request that names none: probability that a place is given to another item"
+    )
+    exploration_method: Literal["epsilon", "ucb"] = Field("epsilon", description="of a request that names none")
+    new_item_users: int = Field(
+        10, ge=1, le=1_000_000, description="an item that fewer users have met is new: ucb explores no other"
     )
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")

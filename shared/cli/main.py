@@ -87,6 +87,17 @@ DIVERSITY_METHODS = {
 }
 
 
+class ExplorationMethod(StrEnum):
+    epsilon = "epsilon"
+    ucb = "ucb"
+
+
+EXPLORATION_METHODS = {
+    ExplorationMethod.epsilon: ranking_pb2.EXPLORATION_METHOD_EPSILON,
+    ExplorationMethod.ucb: ranking_pb2.EXPLORATION_METHOD_UCB,
+}
+
+
 @app.command(epilog="Example: finestream rank alice --k 5 --context B003VWJ2K8 --diversity 0.3")
 def rank(
     user: Annotated[str, typer.Argument(help="user id")],
@@ -99,6 +110,10 @@ def rank(
     ] = None,
     diversity_method: Annotated[DiversityMethod | None, typer.Option(help="how unlike items are chosen")] = None,
     per_category: Annotated[int, typer.Option(min=0, help="items of one category at most; 0: no limit")] = 0,
+    exploration: Annotated[
+        float | None, typer.Option(min=0, max=1, help="probability that a place is given away, to learn")
+    ] = None,
+    exploration_method: Annotated[ExplorationMethod | None, typer.Option(help="to which items")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
 ) -> None:
     """Rank the catalogue for a user, and say why."""
@@ -109,6 +124,8 @@ def rank(
         "diversity": diversity,
         "diversity_method": diversity_method and DIVERSITY_METHODS[diversity_method],
         "max_per_category": per_category,
+        "exploration": exploration,
+        "exploration_method": exploration_method and EXPLORATION_METHODS[exploration_method],
     }
     ranking, titles = run(_rank(user, k, asked))
     Console().print_json(data=ranking) if as_json else Console().print(table(ranking, titles))

@@ -16,7 +16,7 @@ RUNGS: Final = {
 
 
 def explanation(reason: ranking_pb2.Explanation) -> dict[str, Any]:
-    """An explanation as plain values; `kind` is opinion, history, popular, or "" where there is none."""
+    """An explanation as plain values; `kind` is opinion, history, popular, explored, or "" where there is none."""
     kind = reason.WhichOneof("reason")
     if kind == "opinion":
         said = reason.opinion
@@ -28,6 +28,8 @@ def explanation(reason: ranking_pb2.Explanation) -> dict[str, Any]:
         return {"kind": kind, "item_id": reason.history.item_id}
     if kind == "popular":
         return {"kind": kind, "users": round(reason.popular.users)}
+    if kind == "explored":
+        return {"kind": kind, "users": round(reason.explored.users)}
     return {"kind": ""}
 
 
@@ -39,6 +41,8 @@ def sentence(reason: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         return f"because of {named(reason['item_id'], titles)}"
     if reason["kind"] == "popular":
         return f"met by about {reason['users']} users"
+    if reason["kind"] == "explored":
+        return f"shown to learn about it: met by about {reason['users']} users"
     return ""
 
 
@@ -53,6 +57,8 @@ def ranking_of(user_id: str, answer: ranking_pb2.RankResponse) -> dict[str, Any]
         "rung_reason": answer.rung_reason,
         "model_version": answer.model_version,
         "watermark": answer.watermark,
+        "policy": answer.policy,
+        "propensities": [item.propensity if item.HasField("propensity") else 1.0 for item in answer.items],
     }
 
 

@@ -23,11 +23,14 @@ def pool_of(query: Query, pool_items: int) -> int:
 
 
 def diversify(jobs: Sequence[Job], generation: Generation, pool_items: int) -> None:
-    """Each job's picks become those that are shown."""
+    """Each job's picks become those that are shown; `others` are those of the pool that might be shown as well, all
+    of them together without breaking a limit.
+    """
     for job in jobs:
         if not job.query.arrangement.by_score:
             limits = limits_of(job.picks, generation.facts, job.query.arrangement.per_category)
             chosen = _chosen(job, generation.table, limits, pool_items)
+            job.others = [job.picks[at] for at in _others(limits)] if job.query.arrangement.exploration else []
             job.picks = [job.picks[at] for at in chosen]
 
 
@@ -44,6 +47,16 @@ def _chosen(job: Job, table: ItemTable | None, limits: Limits, pool_items: int) 
             limits.take(at)
             chosen.append(at)
     return chosen
+
+
+def _others(limits: Limits) -> list[int]:
+    """What can be taken on top of what was, the best first."""
+    found = []
+    for at in range(len(limits.open)):
+        if limits.open[at]:
+            limits.take(at)
+            found.append(at)
+    return found
 
 
 def vectors_of(picks: Sequence[Pick], table: ItemTable) -> Floats:

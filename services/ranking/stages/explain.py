@@ -2,7 +2,7 @@
 
 An opinion where reviewers praise an attribute that the user speaks about: the one whose vector agrees most with
 the user's own opinions of it. Else the item of the user's history whose vector is closest to the item's. Popular
-items: how many users met them.
+items: how many users met them. What is shown by chance says that.
 """
 
 from collections import defaultdict
@@ -42,10 +42,17 @@ def explain(jobs: Sequence[Job], generation: Generation) -> None:
             job.explanations = [_popular(pick) for pick in job.picks]
         else:
             job.explanations = _personal(job, generation.facts, generation.table)
+        for at, pick in enumerate(job.picks):
+            if pick.explored:
+                job.explanations[at] = _explored(float(generation.facts.users[pick.row]))
 
 
 def _popular(pick: Pick) -> ranking_pb2.Explanation:
     return ranking_pb2.Explanation(popular=ranking_pb2.PopularReason(users=pick.score))
+
+
+def _explored(users: float) -> ranking_pb2.Explanation:
+    return ranking_pb2.Explanation(explored=ranking_pb2.ExploredReason(users=users))
 
 
 def _personal(job: Job, facts: Facts, table: ItemTable) -> list[ranking_pb2.Explanation]:

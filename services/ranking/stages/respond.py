@@ -11,7 +11,13 @@ def respond(jobs: list[Job], generation: Generation) -> None:
     item_ids = generation.facts.item_ids
     for job in jobs:
         items = [
-            ranking_pb2.RankedItem(item_id=item_ids[pick.row], score=pick.score, explanation=explanation)
+            ranking_pb2.RankedItem(
+                item_id=item_ids[pick.row],
+                score=pick.score,
+                explanation=explanation,
+                propensity=pick.propensity if job.policy else None,
+                placement=ranking_pb2.PLACEMENT_EXPLORED if pick.explored else None,
+            )
             for pick, explanation in zip_longest(job.picks, job.explanations)
         ]
         job.response = ranking_pb2.RankResponse(
@@ -21,4 +27,5 @@ def respond(jobs: list[Job], generation: Generation) -> None:
             model_version=generation.release.version,
             watermark=job.watermark,
             request_id=job.request_id,
+            policy=job.policy,
         )

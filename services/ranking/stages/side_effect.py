@@ -14,6 +14,7 @@ from shared.pb.finestream.v1 import ranking_pb2
 
 log = logs.get(__name__)
 BATCH: Final = 500
+EXPLORED: Final = ranking_pb2.PLACEMENT_EXPLORED
 
 
 class Sender(Protocol):
@@ -52,6 +53,9 @@ class Impressions:
             item_ids=[item.item_id for item in response.items],
             rung=NAME_OF_RUNG[response.rung],
             model_version=response.model_version,
+            policy=response.policy,
+            propensities=[item.propensity for item in response.items] if response.policy else [],
+            explored=[at for at, item in enumerate(response.items) if item.placement == EXPLORED],
         )
         try:
             self._waiting.put_nowait(impression)

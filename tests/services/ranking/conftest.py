@@ -72,7 +72,9 @@ async def world(graph: GraphDouble) -> AsyncIterator[World]:
     catalogue = Catalogue(client, inference, rehearse, fetch_items=8, encode_items=3)
     cache = UserCache(1_000_000, 60.0)
     hydrate = Hydrate(client, catalogue, cache, Limits(64, 0.0, 5.0, 256, 4), 0.25)
-    pipeline = Pipeline(hydrate, catalogue, inference, None, Limits(16, 0.005, 5.0, 256), tile_items=7, pool_items=20)
+    pipeline = Pipeline(
+        hydrate, catalogue, inference, None, Limits(16, 0.005, 5.0, 256), tile_items=7, pool_items=20, new_item_users=10
+    )
     pipeline.start()
     yield World(graph, catalogue, pipeline, inference, cache)
     await pipeline.stop()
