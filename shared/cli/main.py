@@ -18,6 +18,7 @@ from shared.cli.bench import bench
 from shared.cli.client import ClientSettings, connect
 from shared.cli.demo.command import demo
 from shared.cli.evaluate import evaluate
+from shared.cli.evaluate_diversity import evaluate_diversity
 from shared.cli.generate import event_schema
 from shared.cli.replay import replay as replay_file
 from shared.cli.running import fail, run
@@ -38,6 +39,9 @@ app.add_typer(attributes.app, name="attributes")
 
 app.command(epilog="Example: finestream demo --reviews reviews.json.gz --json summary.json")(demo)
 app.command(epilog="Example: finestream evaluate gift_cards musical_instruments_time --workers 2")(evaluate)
+app.command(
+    "evaluate-diversity", epilog="Example: finestream evaluate-diversity musical_instruments_time --model finestream"
+)(evaluate_diversity)
 app.command(epilog="Example: finestream verify --users 1000 --items 1000 --json report.json")(verify)
 app.command(epilog="Example: finestream bench intake state_size --json figures.json")(bench)
 
