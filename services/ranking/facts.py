@@ -29,6 +29,7 @@ class Facts:
         self._described_at: dict[str, tuple[int, int]] = {}  # item id -> partition, offset in `items`
         self._categories: list[tuple[str, ...]] = []
         self._rows_of_category: dict[str, set[int]] = {}
+        self.revision = 0  # another after every put
         self._described = 0  # rows with any category
         self._opinions: list[bytes] = []
         self._available = torch.zeros(FIRST_CAPACITY, dtype=torch.bool, device=device)
@@ -49,6 +50,7 @@ class Facts:
 
     def put(self, nodes: Sequence[ItemNode]) -> None:
         """Write each node's row; an id that is new gets the next row."""
+        self.revision += 1
         self._reserve(len(self) + len(nodes))
         for node in nodes:
             row = self.row_of.get(node.item_id)
@@ -77,11 +79,12 @@ class Facts:
         """The rows with at least one of the categories."""
         return set().union(*(self._rows_of_category.get(category, ()) for category in categories))
 
-    def categories(self, row: int) -> list[str]:
-        """Those of the row's categories that tell items apart: one that every item with any has (the root of a tree)
-        does not."""
-        described = self._described
-        return [category for category in self._categories[row] if len(self._rows_of_category[category]) < described]
+    def categories(self, row: int) -> tuple[str, ...]:
+        return self._categories[row]
+
+    def tells_apart(self, category: str) -> bool:
+        """Whether some item with categories is not of this one; all are of the root of a tree."""
+        return len(self._rows_of_category[category]) < self._described
 
     def opinions(self, row: int) -> tuple[opinions.Opinion, ...]:
         return opinions.unpack(self._opinions[row])

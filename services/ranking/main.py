@@ -16,6 +16,7 @@ from services.ranking.inference import Inference, device_of
 from services.ranking.pipeline import Pipeline
 from services.ranking.rehearsal import rehearse
 from services.ranking.requests import Arrangement
+from services.ranking.rules import RulesFile
 from services.ranking.servicer import Ranking
 from services.ranking.settings import RankingSettings
 from services.ranking.stages.hydrate import Hydrate
@@ -51,6 +52,7 @@ class Service:
             s.bundles.url, s.bundle_cache, self.catalogue, self.inference, space=s.kafka.space,
             retry_seconds=s.bundle_retry_seconds,
         )  # fmt: skip
+        self.rules = RulesFile(s.rules)
         self.producer = kafka.Producer(s.kafka, linger_ms=20)
         self.impressions = Impressions(self.producer, s.impressions_buffer) if s.impressions else None
         # Half the wait: a request waits for company twice, here and at the inference.
@@ -61,6 +63,7 @@ class Service:
         self.pipeline = Pipeline(
             hydrate, self.catalogue, self.inference, self.impressions, batches,
             tile_items=s.tile_items, pool_items=s.pool_items, new_item_users=s.new_item_users,
+            rules=lambda: self.rules.current,
         )  # fmt: skip
 
     async def start(self, heart: Callable[[str], Heartbeat]) -> None:
@@ -94,6 +97,7 @@ class Service:
             group.create_task(self.feed.run(heart("feed")))
             group.create_task(self.catalogue.run(heart("catalogue")))
             group.create_task(self.swapper.run(self.settings.bundle_poll_seconds, heart("bundles")))
+            group.create_task(self.rules.run(self.settings.rules_poll_seconds, heart("rules")))
             group.create_task(self._pulse(heart("inference")))
 
     async def _pulse(self, heart: Heartbeat) -> None:

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.ranking import rules
 from shared.settings import BundleSettings, GraphClientSettings, ServiceSettings
 
 
@@ -45,7 +46,7 @@ class RankingSettings(ServiceSettings):
         200,
         ge=1,
         le=2000,
-        description="the best candidates that diversity, max_per_category and exploration choose from",
+        description="the best candidates that diversity, exploration and limits on categories choose from",
     )
     exploration: float = Field(
         0.0, ge=0, le=1, description="of a request that names none: probability that a place is given to another item"
@@ -54,6 +55,9 @@ class RankingSettings(ServiceSettings):
     new_item_users: int = Field(
         10, ge=1, le=1_000_000, description="an item that fewer users have met is new: ucb explores no other"
     )
+
+    rules: Path | None = Field(None, description="YAML or JSON file of pins, boosts and quotas; none: no rules")
+    rules_poll_seconds: float = Field(1.0, gt=0, le=3600, description="how often the file of rules is looked at")
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
     torch_threads: int = Field(1, ge=1, le=256, description="of one inference on the CPU")
@@ -67,3 +71,10 @@ class RankingSettings(ServiceSettings):
 
     impressions: bool = Field(True, description="write what was shown to the impressions topic")
     impressions_buffer: int = Field(10_000, ge=1, le=10_000_000, description="impressions that wait; more are dropped")
+
+    @field_validator("rules")
+    @classmethod
+    def _are_rules(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            rules.read(path)  # so that a wrong file is told before anything is started
+        return path

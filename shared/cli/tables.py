@@ -16,7 +16,7 @@ RUNGS: Final = {
 
 
 def explanation(reason: ranking_pb2.Explanation) -> dict[str, Any]:
-    """An explanation as plain values; `kind` is opinion, history, popular, explored, or "" where there is none."""
+    """An explanation as plain values; `kind` is the proto's name of the reason, or "" where there is none."""
     kind = reason.WhichOneof("reason")
     if kind == "opinion":
         said = reason.opinion
@@ -30,7 +30,7 @@ def explanation(reason: ranking_pb2.Explanation) -> dict[str, Any]:
         return {"kind": kind, "users": round(reason.popular.users)}
     if kind == "explored":
         return {"kind": kind, "users": round(reason.explored.users)}
-    return {"kind": ""}
+    return {"kind": kind or ""}
 
 
 def sentence(reason: Mapping[str, Any], titles: Mapping[str, str]) -> str:
@@ -43,6 +43,8 @@ def sentence(reason: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         return f"met by about {reason['users']} users"
     if reason["kind"] == "explored":
         return f"shown to learn about it: met by about {reason['users']} users"
+    if reason["kind"] == "pinned":
+        return "put here by a rule"
     return ""
 
 

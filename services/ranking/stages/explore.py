@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from services.ranking.facts import Facts
-from services.ranking.job import Job, Pick
+from services.ranking.job import EXPLORED, Job, Pick
 from shared.models.diversity import Floats, relevance
 
 
@@ -58,7 +58,7 @@ def drawn(
     for place, chance in enumerate(numbers.random(len(ranked))):
         if given < most and chance < rate:
             likely = before.can_give() / len(others) if uniform else before.share[given]
-            placed.append(replace(others[order[given]], propensity=_sure(likely * rate), explored=True))
+            placed.append(replace(others[order[given]], propensity=_sure(likely * rate), placement=EXPLORED))
             given += 1
         else:
             kept = 1.0 - rate if given < most else 1.0

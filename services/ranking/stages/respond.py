@@ -16,7 +16,7 @@ def respond(jobs: list[Job], generation: Generation) -> None:
                 score=pick.score,
                 explanation=explanation,
                 propensity=pick.propensity if job.policy else None,
-                placement=ranking_pb2.PLACEMENT_EXPLORED if pick.explored else None,
+                placement=pick.placement,
             )
             for pick, explanation in zip_longest(job.picks, job.explanations)
         ]

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from services.ranking import metrics
-from services.ranking.job import NAME_OF_RUNG
+from services.ranking.job import EXPLORED, NAME_OF_RUNG, PINNED
 from shared import events, logs, topics
 from shared.errors import FinestreamError
 from shared.events import Impression
@@ -14,7 +14,6 @@ from shared.pb.finestream.v1 import ranking_pb2
 
 log = logs.get(__name__)
 BATCH: Final = 500
-EXPLORED: Final = ranking_pb2.PLACEMENT_EXPLORED
 
 
 class Sender(Protocol):
@@ -55,7 +54,8 @@ class Impressions:
             model_version=response.model_version,
             policy=response.policy,
             propensities=[item.propensity for item in response.items] if response.policy else [],
-            explored=[at for at, item in enumerate(response.items) if item.placement == EXPLORED],
+            explored=_places(response, EXPLORED),
+            pinned=_places(response, PINNED),
         )
         try:
             self._waiting.put_nowait(impression)
@@ -75,3 +75,7 @@ class Impressions:
             finally:
                 for _ in batch:
                     self._waiting.task_done()
+
+
+def _places(response: ranking_pb2.RankResponse, placement: "ranking_pb2.Placement") -> list[int]:
+    return [at for at, item in enumerate(response.items) if item.placement == placement]

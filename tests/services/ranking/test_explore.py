@@ -58,7 +58,7 @@ def test_a_propensity_is_the_probability_over_all_that_chance_can_do(
         assert len({pick.row for pick in shown}) == ranked
         for place, pick in enumerate(shown):
             assert pick.propensity == pytest.approx(table[pick.row, place])
-            assert pick.explored == (pick.row >= ranked)
+            assert (pick.placement == EXPLORED) == (pick.row >= ranked)
             seen.add((pick.row, place))
     assert seen >= {at for at, likely in table.items() if likely > 0.05}
 
@@ -82,7 +82,7 @@ def job_of(request_id: str, method: ExplorationMethod, rate: float = RATE) -> Jo
 
 def conditional(pick: Pick) -> float:
     """A wrong propensity: given what chance did at the places before, and not over all that it might have done."""
-    return RATE / OTHERS if pick.explored else 1.0 - RATE
+    return RATE / OTHERS if pick.placement == EXPLORED else 1.0 - RATE
 
 
 @pytest.mark.parametrize("target_rate", [0.0, 0.6], ids=["no exploration", "more exploration"])

@@ -214,7 +214,14 @@ async def _refused(call: Any, code: str, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("K_LIMIT", "0"), ("BATCH_SIZE", "many"), ("DEVICE", "abacus"), ("QUEUE_LIMIT", "0"), ("PORT", "70000")],
+    [
+        ("K_LIMIT", "0"),
+        ("BATCH_SIZE", "many"),
+        ("DEVICE", "abacus"),
+        ("QUEUE_LIMIT", "0"),
+        ("PORT", "70000"),
+        ("RULES", "/none"),
+    ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"FINESTREAM_RANKING_{name}", value)

@@ -59,12 +59,14 @@ async def test_an_impression_of_an_exploring_policy_has_its_propensities_and_wha
     exploring.policy = "epsilon 0.1"
     exploring.items[0].propensity = 0.9
     exploring.items[1].propensity = 0.01
+    exploring.items[0].placement = ranking_pb2.PLACEMENT_PINNED
     exploring.items[1].placement = ranking_pb2.PLACEMENT_EXPLORED
     impressions.offer("u", exploring)
     impressions.offer("u", answer("r2"))
     await until(lambda: len(sender.sent) == 2, 5, "they are written")
     explored, plain = sender.sent
     assert (explored.policy, explored.propensities, explored.explored) == ("epsilon 0.1", [0.9, 0.01], [1])
+    assert explored.pinned == [0]
     assert (plain.policy, plain.propensities, plain.explored) == ("", [], [])
     assert events.decode("impressions", events.encode(explored)) == explored
     await impressions.stop()

@@ -31,6 +31,7 @@ class Placement(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PLACEMENT_UNSPECIFIED: _ClassVar[Placement]
     PLACEMENT_EXPLORED: _ClassVar[Placement]
+    PLACEMENT_PINNED: _ClassVar[Placement]
 DIVERSITY_METHOD_UNSPECIFIED: DiversityMethod
 DIVERSITY_METHOD_MMR: DiversityMethod
 DIVERSITY_METHOD_DPP: DiversityMethod
@@ -43,6 +44,7 @@ RUNG_CACHED: Rung
 RUNG_POPULAR: Rung
 PLACEMENT_UNSPECIFIED: Placement
 PLACEMENT_EXPLORED: Placement
+PLACEMENT_PINNED: Placement
 
 class RankRequest(_message.Message):
     __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations", "diversity", "diversity_method", "max_per_category", "exploration", "exploration_method")
@@ -109,16 +111,18 @@ class RankedItem(_message.Message):
     def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., propensity: _Optional[float] = ..., placement: _Optional[_Union[Placement, str]] = ...) -> None: ...
 
 class Explanation(_message.Message):
-    __slots__ = ("opinion", "history", "popular", "explored")
+    __slots__ = ("opinion", "history", "popular", "explored", "pinned")
     OPINION_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     POPULAR_FIELD_NUMBER: _ClassVar[int]
     EXPLORED_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
     opinion: OpinionReason
     history: HistoryReason
     popular: PopularReason
     explored: ExploredReason
-    def __init__(self, opinion: _Optional[_Union[OpinionReason, _Mapping]] = ..., history: _Optional[_Union[HistoryReason, _Mapping]] = ..., popular: _Optional[_Union[PopularReason, _Mapping]] = ..., explored: _Optional[_Union[ExploredReason, _Mapping]] = ...) -> None: ...
+    pinned: PinnedReason
+    def __init__(self, opinion: _Optional[_Union[OpinionReason, _Mapping]] = ..., history: _Optional[_Union[HistoryReason, _Mapping]] = ..., popular: _Optional[_Union[PopularReason, _Mapping]] = ..., explored: _Optional[_Union[ExploredReason, _Mapping]] = ..., pinned: _Optional[_Union[PinnedReason, _Mapping]] = ...) -> None: ...
 
 class OpinionReason(_message.Message):
     __slots__ = ("attribute", "opinion", "quote", "review_id")
@@ -149,6 +153,10 @@ class ExploredReason(_message.Message):
     USERS_FIELD_NUMBER: _ClassVar[int]
     users: float
     def __init__(self, users: _Optional[float] = ...) -> None: ...
+
+class PinnedReason(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class RankBatchRequest(_message.Message):
     __slots__ = ("requests",)
