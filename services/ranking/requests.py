@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
+from services.ranking import pages
 from shared import topics
 from shared.errors import InvalidRequest
 from shared.events import MAX_ID_CHARS
@@ -73,6 +74,8 @@ class Query:
     after: tuple[After, ...] = ()
     explain: bool = True
     arrangement: Arrangement = BY_SCORE
+    paged: bool = False
+    shown: tuple[str, ...] = ()  # on the pages before
 
     @property
     def after_user(self) -> tuple[After, ...]:
@@ -101,6 +104,8 @@ def read(request: ranking_pb2.RankRequest, k_limit: int, default: Arrangement = 
         after=_afters(request),
         explain=not request.without_explanations,
         arrangement=_arrangement(request, default),
+        paged=request.paged or bool(request.page_token),
+        shown=pages.shown(request.user_id, request.page_token) if request.page_token else (),
     )
 
 

@@ -118,6 +118,8 @@ def rank(
         float | None, typer.Option(min=0, max=1, help="probability that a place is given away, to learn")
     ] = None,
     exploration_method: Annotated[ExplorationMethod | None, typer.Option(help="to which items")] = None,
+    paged: Annotated[bool, typer.Option("--paged", help="say how to ask for the next page")] = False,
+    page_token: Annotated[str, typer.Option(help="the page after the one that gave this")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
 ) -> None:
     """Rank the catalogue for a user, and say why."""
@@ -128,6 +130,8 @@ def rank(
         "diversity": diversity,
         "diversity_method": diversity_method and DIVERSITY_METHODS[diversity_method],
         "max_per_category": per_category,
+        "paged": paged,
+        "page_token": page_token,
         "exploration": exploration,
         "exploration_method": exploration_method and EXPLORATION_METHODS[exploration_method],
     }

@@ -20,10 +20,11 @@ def claim(jobs: Sequence[Job], facts: Facts, rules: Rules) -> None:
         return
     for job in jobs:
         scores = {pick.row: pick.score for pick in job.picks}
+        before = len(job.query.shown)  # a rule's place counts from the first page's first
         job.pinned = [
-            (position, Pick(row, scores.get(row, 0.0), placement=PINNED))
+            (position - before, Pick(row, scores.get(row, 0.0), placement=PINNED))
             for position, row in shown
-            if position <= job.query.k and _may(job, row)
+            if 0 < position - before <= job.query.k and _may(job, row)
         ]
         rows = {pick.row for _, pick in job.pinned}
         job.picks = [pick for pick in job.picks if pick.row not in rows]

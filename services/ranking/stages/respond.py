@@ -1,7 +1,9 @@
 """Respond: the answer as it travels."""
 
+from collections.abc import Sequence
 from itertools import zip_longest
 
+from services.ranking import pages
 from services.ranking.generation import Generation
 from services.ranking.job import Job
 from shared.pb.finestream.v1 import ranking_pb2
@@ -28,4 +30,11 @@ def respond(jobs: list[Job], generation: Generation) -> None:
             watermark=job.watermark,
             request_id=job.request_id,
             policy=job.policy,
+            next_page_token=_next_page(job, items),
         )
+
+
+def _next_page(job: Job, items: Sequence[ranking_pb2.RankedItem]) -> str:
+    if not job.query.paged or len(items) < job.query.k:
+        return ""
+    return pages.token(job.query.user_id, [*job.query.shown, *(item.item_id for item in items)])

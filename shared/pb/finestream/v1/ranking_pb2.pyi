@@ -47,7 +47,7 @@ PLACEMENT_EXPLORED: Placement
 PLACEMENT_PINNED: Placement
 
 class RankRequest(_message.Message):
-    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations", "diversity", "diversity_method", "max_per_category", "exploration", "exploration_method")
+    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations", "diversity", "diversity_method", "max_per_category", "exploration", "exploration_method", "paged", "page_token")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,8 @@ class RankRequest(_message.Message):
     MAX_PER_CATEGORY_FIELD_NUMBER: _ClassVar[int]
     EXPLORATION_FIELD_NUMBER: _ClassVar[int]
     EXPLORATION_METHOD_FIELD_NUMBER: _ClassVar[int]
+    PAGED_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     k: int
     candidates: _containers.RepeatedScalarFieldContainer[str]
@@ -76,10 +78,12 @@ class RankRequest(_message.Message):
     max_per_category: int
     exploration: float
     exploration_method: ExplorationMethod
-    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ..., diversity: _Optional[float] = ..., diversity_method: _Optional[_Union[DiversityMethod, str]] = ..., max_per_category: _Optional[int] = ..., exploration: _Optional[float] = ..., exploration_method: _Optional[_Union[ExplorationMethod, str]] = ...) -> None: ...
+    paged: bool
+    page_token: str
+    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ..., diversity: _Optional[float] = ..., diversity_method: _Optional[_Union[DiversityMethod, str]] = ..., max_per_category: _Optional[int] = ..., exploration: _Optional[float] = ..., exploration_method: _Optional[_Union[ExplorationMethod, str]] = ..., paged: _Optional[bool] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class RankResponse(_message.Message):
-    __slots__ = ("items", "rung", "rung_reason", "model_version", "watermark", "request_id", "policy")
+    __slots__ = ("items", "rung", "rung_reason", "model_version", "watermark", "request_id", "policy", "next_page_token")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     RUNG_FIELD_NUMBER: _ClassVar[int]
     RUNG_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +91,7 @@ class RankResponse(_message.Message):
     WATERMARK_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[RankedItem]
     rung: Rung
     rung_reason: str
@@ -94,7 +99,8 @@ class RankResponse(_message.Message):
     watermark: float
     request_id: str
     policy: str
-    def __init__(self, items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., rung: _Optional[_Union[Rung, str]] = ..., rung_reason: _Optional[str] = ..., model_version: _Optional[str] = ..., watermark: _Optional[float] = ..., request_id: _Optional[str] = ..., policy: _Optional[str] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., rung: _Optional[_Union[Rung, str]] = ..., rung_reason: _Optional[str] = ..., model_version: _Optional[str] = ..., watermark: _Optional[float] = ..., request_id: _Optional[str] = ..., policy: _Optional[str] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class RankedItem(_message.Message):
     __slots__ = ("item_id", "score", "explanation", "propensity", "placement")
