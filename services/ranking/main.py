@@ -19,6 +19,7 @@ from services.ranking.requests import Arrangement
 from services.ranking.rules import RulesFile
 from services.ranking.servicer import Ranking
 from services.ranking.settings import RankingSettings
+from services.ranking.similar import Similar
 from services.ranking.stages.hydrate import Hydrate
 from services.ranking.stages.side_effect import Impressions
 from services.ranking.swapper import Swapper
@@ -65,6 +66,7 @@ class Service:
             tile_items=s.tile_items, pool_items=s.pool_items, new_item_users=s.new_item_users,
             rules=lambda: self.rules.current,
         )  # fmt: skip
+        self.similar = Similar(self.catalogue, self.inference, batches, s.tile_items)
 
     async def start(self, heart: Callable[[str], Heartbeat]) -> None:
         """Return when a request can be answered well: the catalogue is read and encoded, the model warm."""
@@ -73,6 +75,7 @@ class Service:
         await self.feed.start(heart("feed"))
         await self._first_generation()
         self.pipeline.start()
+        self.similar.start()
         if self.impressions:
             self.impressions.start()
         facts = self.catalogue.current.facts
@@ -109,6 +112,7 @@ class Service:
     async def stop(self) -> None:
         await self.feed.stop()
         await self.pipeline.stop()
+        await self.similar.stop()
         if self.impressions:
             await self.impressions.stop()
         await self.producer.stop()
@@ -123,6 +127,7 @@ async def compose(runtime: Runtime[RankingSettings]) -> None:
     def register(server: grpc.aio.Server) -> None:
         servicer = Ranking(
             service.pipeline,
+            service.similar,
             health,
             k_limit=settings.k_limit,
             deadline_seconds=settings.deadline_seconds,

@@ -86,6 +86,27 @@ class Query:
         return tuple(after for after in self.after if after.topic == topics.ITEMS)
 
 
+@dataclass(frozen=True, slots=True)
+class SimilarQuery:
+    """A valid RankingServiceSimilarItemsRequest."""
+
+    item_id: str
+    k: int
+    excludes: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+
+
+def read_similar(request: ranking_pb2.RankingServiceSimilarItemsRequest, k_limit: int) -> SimilarQuery:
+    """As read."""
+    _check_id("item_id", request.item_id)
+    return SimilarQuery(
+        request.item_id,
+        _k(request, k_limit),
+        _ids("exclude_items", request.exclude_items, MAX_EXCLUDES),
+        _ids("categories", request.categories, MAX_CATEGORIES),
+    )
+
+
 def read(request: ranking_pb2.RankRequest, k_limit: int, default: Arrangement = BY_SCORE) -> Query:
     """`default`: what counts where the request says nothing. Raises InvalidRequest with a sentence that says what to
     change.
@@ -124,7 +145,7 @@ def read_batch(request: ranking_pb2.RankBatchRequest, k_limit: int, default: Arr
     return queries
 
 
-def _k(request: ranking_pb2.RankRequest, limit: int) -> int:
+def _k(request: ranking_pb2.RankRequest | ranking_pb2.RankingServiceSimilarItemsRequest, limit: int) -> int:
     k = request.k if request.HasField("k") else min(DEFAULT_K, limit)
     if not 1 <= k <= limit:
         raise InvalidRequest(f"k is {k}; ask for 1 to {limit} items, or leave k out for {min(DEFAULT_K, limit)}", "k")

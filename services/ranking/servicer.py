@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from services.ranking import metrics, requests
 from services.ranking.pipeline import Pipeline
+from services.ranking.similar import Similar
 from shared.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from shared.pb.finestream.v1 import ranking_pb2, ranking_pb2_grpc
 from shared.rpc import remaining_seconds
@@ -19,6 +20,7 @@ class Ranking(ranking_pb2_grpc.RankingServiceServicer):
     def __init__(
         self,
         pipeline: Pipeline,
+        similar: Similar,
         health: Health,
         *,
         k_limit: int,
@@ -27,6 +29,7 @@ class Ranking(ranking_pb2_grpc.RankingServiceServicer):
         arrangement: requests.Arrangement,
     ) -> None:
         self._pipeline = pipeline
+        self._similar = similar
         self._health = health
         self._k_limit = k_limit
         self._deadline_seconds = deadline_seconds
@@ -51,6 +54,13 @@ class Ranking(ranking_pb2_grpc.RankingServiceServicer):
                 " send fewer requests, a smaller k, or without_explanations"
             )
         return response
+
+    async def SimilarItems(  # noqa: N802
+        self, request: ranking_pb2.RankingServiceSimilarItemsRequest, context: Any
+    ) -> ranking_pb2.RankingServiceSimilarItemsResponse:
+        deadline = self._deadline(context)
+        query = _valid(lambda: requests.read_similar(request, self._k_limit))
+        return await self._similar.items(query, deadline)
 
     def _deadline(self, context: Any) -> float:
         if not self._health.is_ready:

@@ -77,6 +77,12 @@ class Client:
         )  # fmt: skip
         return await self._ranking.Rank(request, timeout=timeout)  # type: ignore[no-any-return]
 
+    async def similar_items(
+        self, item_id: str, k: int = 10, categories: Sequence[str] = ()
+    ) -> ranking_pb2.RankingServiceSimilarItemsResponse:
+        request = ranking_pb2.RankingServiceSimilarItemsRequest(item_id=item_id, k=k, categories=categories)
+        return await self._ranking.SimilarItems(request, timeout=CALL_SECONDS)  # type: ignore[no-any-return]
+
     async def users(self, ids: Sequence[str]) -> dict[str, UserState]:
         """States by id; users of whom nothing is known are left out."""
         found: dict[str, UserState] = {}

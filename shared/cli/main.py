@@ -23,7 +23,7 @@ from shared.cli.generate import event_schema
 from shared.cli.replay import replay as replay_file
 from shared.cli.running import fail, run
 from shared.cli.screen import Screen
-from shared.cli.tables import ranking_of, table
+from shared.cli.tables import ranking_of, similar_of, similar_table, table
 from shared.cli.verify import verify
 from shared.local import layout
 from shared.local.loglines import OnConsole
@@ -145,6 +145,26 @@ async def _rank(user: str, k: int, asked: dict[str, Any]) -> tuple[dict[str, obj
         nodes = await client.items(_named_in(answer))
         titles = {item_id: node.facts.title for item_id, node in nodes.items() if node.facts}
         return ranking_of(user, answer), titles
+
+
+@app.command(epilog="Example: finestream similar B003VWJ2K8 --k 5")
+def similar(
+    item: Annotated[str, typer.Argument(help="item id")],
+    k: Annotated[int, typer.Option(help="how many items")] = 10,
+    category: Annotated[list[str] | None, typer.Option(help="only items with one of these categories")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
+) -> None:
+    """The items most like one, by the vectors that rankings score with."""
+    found, titles = run(_similar(item, k, category or []))
+    Console().print_json(data=found) if as_json else Console().print(similar_table(found, titles))
+
+
+async def _similar(item: str, k: int, categories: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    async with connect(read(ClientSettings)) as client:
+        answer = await client.similar_items(item, k, categories)
+        nodes = await client.items([item, *(one.item_id for one in answer.items)])
+        titles = {item_id: node.facts.title for item_id, node in nodes.items() if node.facts}
+        return similar_of(item, answer), titles
 
 
 def _named_in(answer: ranking_pb2.RankResponse) -> list[str]:

@@ -80,6 +80,25 @@ def table(ranking: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
     return drawn
 
 
+def similar_of(item_id: str, answer: ranking_pb2.RankingServiceSimilarItemsResponse) -> dict[str, Any]:
+    """What is like an item, as plain values."""
+    return {
+        "item": item_id,
+        "items": [item.item_id for item in answer.items],
+        "similarities": [round(item.similarity, 4) for item in answer.items],
+        "model_version": answer.model_version,
+    }
+
+
+def similar_table(found: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
+    """What is like an item as a table, one row an item."""
+    heading = f"like {named(found['item'], titles)}, model {found['model_version']}"
+    drawn = Table("item", "cosine", title=escape(heading), title_justify="left")
+    for item_id, similarity in zip(found["items"], found["similarities"], strict=True):
+        drawn.add_row(escape(named(item_id, titles)), f"{similarity:.3f}")
+    return drawn
+
+
 def named(item_id: str, titles: Mapping[str, str]) -> str:
     title = titles.get(item_id, "")
     return f"{title} [{item_id}]" if title else item_id
