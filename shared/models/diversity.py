@@ -76,9 +76,13 @@ class Limits:
         self.open: Bools = np.logical_not(member[:, left <= 0].any(axis=1))
 
     def take(self, at: int) -> None:
-        self._left -= self._member[at]
-        self.open &= np.logical_not(self._member[:, self._left <= 0].any(axis=1))
         self.open[at] = False
+        if not len(self._left):
+            return
+        self._left -= self._member[at]
+        full = self._member[at] & (self._left <= 0)
+        if full.any():
+            self.open[self._member[:, full].any(axis=1)] = False
 
 
 def no_limits(count: int) -> Limits:
@@ -97,6 +101,18 @@ def choose(greedy: Greedy, k: int, limits: Limits) -> list[int]:
         greedy.take(at)
         chosen.append(at)
     return chosen
+
+
+def in_order(k: int, limits: Limits) -> list[int]:
+    """As choose, where nothing but the candidates' own order counts."""
+    taken: list[int] = []
+    for at in np.flatnonzero(limits.open).tolist():
+        if len(taken) == k:
+            break
+        if limits.open[at]:
+            limits.take(at)
+            taken.append(at)
+    return taken
 
 
 def greedy(method: Method, relevance: Floats, vectors: Floats, strength: float) -> Greedy:

@@ -36,33 +36,20 @@ def diversify(jobs: Sequence[Job], generation: Generation, pool_items: int, rule
         if _chooses(job.query, rules):
             limits = limits_of(job, generation.facts, rules)
             chosen = _chosen(job, generation.table, limits, pool_items)
-            job.others = [job.picks[at] for at in _others(limits)] if job.query.arrangement.exploration else []
+            others = diversity.in_order(len(job.picks), limits) if job.query.arrangement.exploration else []
+            job.others = [job.picks[at] for at in others]
             job.picks = [job.picks[at] for at in chosen]
 
 
 def _chosen(job: Job, table: ItemTable | None, limits: Limits, pool_items: int) -> list[int]:
-    arrangement, k = job.query.arrangement, job.places
-    pool = job.picks[:pool_items]
-    strength = arrangement.diversity if table else 0.0  # without a model no item is known to be like another
-    relevance = diversity.relevance(np.array([pick.score for pick in pool]))
-    vectors = vectors_of(pool, table) if table and strength else np.zeros((len(pool), 0))
-    greedy = diversity.greedy(arrangement.diversity_method, relevance, vectors, strength)
-    chosen = diversity.choose(greedy, min(k, pool_items), limits)
-    for at in range(pool_items, len(job.picks)):
-        if len(chosen) < k and limits.open[at]:
-            limits.take(at)
-            chosen.append(at)
-    return chosen
-
-
-def _others(limits: Limits) -> list[int]:
-    """What can be taken on top of what was, the best first."""
-    found = []
-    for at in range(len(limits.open)):
-        if limits.open[at]:
-            limits.take(at)
-            found.append(at)
-    return found
+    arrangement, chosen = job.query.arrangement, list[int]()
+    if arrangement.diversity and table:  # without a model no item is known to be like another
+        pool = job.picks[:pool_items]
+        relevance = diversity.relevance(np.array([pick.score for pick in pool]))
+        vectors = vectors_of(pool, table)
+        greedy = diversity.greedy(arrangement.diversity_method, relevance, vectors, arrangement.diversity)
+        chosen = diversity.choose(greedy, min(job.places, pool_items), limits)
+    return chosen + diversity.in_order(job.places - len(chosen), limits)
 
 
 def vectors_of(picks: Sequence[Pick], table: ItemTable) -> Floats:
@@ -73,11 +60,14 @@ def vectors_of(picks: Sequence[Pick], table: ItemTable) -> Floats:
 
 def limits_of(job: Job, facts: Facts, rules: Rules) -> Limits:
     """The request's limit on each category that tells items apart, and the rules' quotas. The pinned count too."""
+    if not (job.query.arrangement.per_category or rules.quotas):
+        return diversity.no_limits(len(job.picks))
     most = _most(job, facts, rules)
     column = {category: at for at, category in enumerate(most)}
+    of = [facts.categories(pick.row) for pick in job.picks]
+    cells = [(at, column[category]) for at, found in enumerate(of) for category in found if category in column]
     member = np.zeros((len(job.picks), len(column)), np.bool_)
-    for at, pick in enumerate(job.picks):
-        member[at, [column[category] for category in facts.categories(pick.row) if category in column]] = True
+    member[tuple(np.array(cells, np.int64).reshape(-1, 2).T)] = True
     pinned = Counter(category for _, pick in job.pinned for category in facts.categories(pick.row))
     return Limits(member, np.array([count - pinned[category] for category, count in most.items()], np.int64))
 

@@ -97,3 +97,11 @@ async def test_beyond_the_pool_the_order_of_scores_goes_on(world: World) -> None
     found = await world.ids("u", 40, arrangement=Arrangement(0.7))
     assert set(found[:20]) == set(order[:20])
     assert found[20:] == order[20:40]
+
+
+@pytest.mark.parametrize("method", ["mmr", "dpp"])
+async def test_nothing_to_choose_from_is_an_empty_answer(world: World, method: Any) -> None:
+    await stocked(world)
+    asked = Arrangement(0.5, method, 2, 0.5)
+    assert await world.ids("u", 5, categories=("none",), arrangement=asked) == []
+    assert await world.ids("u", 5, candidates=("i1",), arrangement=asked) == ["i1"]

@@ -77,6 +77,18 @@ def test_limits_hold_and_every_candidate_is_taken_once(
         assert all((member[[*found, at]].sum(axis=0) > limit).any() for at in others)
 
 
+@settings(deadline=None, max_examples=100)
+@given(pools(), st.integers(0, 3), st.integers(0, 3))
+def test_in_order_is_choosing_without_strength(
+    pool: tuple[Floats, Floats, float, int], groups: int, limit: int
+) -> None:
+    relevance, vectors, _, k = pool
+    member = np.random.default_rng(k).random((len(relevance), groups)) < 0.5
+    left = np.full(groups, limit)
+    expected = diversity.choose(diversity.greedy("mmr", relevance, vectors, 0.0), k, Limits(member, left))
+    assert diversity.in_order(k, Limits(member, left)) == expected
+
+
 @pytest.mark.parametrize("method", ["mmr", "dpp"])
 def test_no_strength_is_the_order_of_relevance_and_full_strength_still_begins_with_the_best(method: Method) -> None:
     numbers = np.random.default_rng(0)
