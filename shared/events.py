@@ -184,7 +184,12 @@ class ItemState(Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Impression(Struct, frozen=True, gc=False, kw_only=True):
-    """What a user was shown, in order."""
+    """What a user was shown, in order.
+
+    `propensities[p]` is the probability with which `policy` shows item_ids[p] at place p, given the candidates; none
+    where chance took no part. `explored` are the places, from 0, that were given away by chance, `pinned` those
+    that a rule gave away.
+    """
 
     request_id: Id
     user_id: Id
@@ -192,6 +197,10 @@ class Impression(Struct, frozen=True, gc=False, kw_only=True):
     item_ids: list[Id]
     rung: str
     model_version: str
+    policy: str = ""
+    propensities: list[Annotated[float, Meta(gt=0, le=1)]] = msgspec.field(default_factory=list)
+    explored: list[Annotated[int, Meta(ge=0)]] = msgspec.field(default_factory=list)
+    pinned: list[Annotated[int, Meta(ge=0)]] = msgspec.field(default_factory=list)
 
 
 class Erasure(Struct, frozen=True, gc=False, kw_only=True):

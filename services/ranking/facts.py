@@ -29,6 +29,8 @@ class Facts:
         self._described_at: dict[str, tuple[int, int]] = {}  # item id -> partition, offset in `items`
         self._categories: list[tuple[str, ...]] = []
         self._rows_of_category: dict[str, set[int]] = {}
+        self.revision = 0  # another after every put
+        self._described = 0  # rows with any category
         self._opinions: list[bytes] = []
         self._available = torch.zeros(FIRST_CAPACITY, dtype=torch.bool, device=device)
         self._users = torch.zeros(FIRST_CAPACITY, device=device)
@@ -48,6 +50,7 @@ class Facts:
 
     def put(self, nodes: Sequence[ItemNode]) -> None:
         """Write each node's row; an id that is new gets the next row."""
+        self.revision += 1
         self._reserve(len(self) + len(nodes))
         for node in nodes:
             row = self.row_of.get(node.item_id)
@@ -76,6 +79,13 @@ class Facts:
         """The rows with at least one of the categories."""
         return set().union(*(self._rows_of_category.get(category, ()) for category in categories))
 
+    def categories(self, row: int) -> tuple[str, ...]:
+        return self._categories[row]
+
+    def tells_apart(self, category: str) -> bool:
+        """Whether some item with categories is not of this one; all are of the root of a tree."""
+        return len(self._rows_of_category[category]) < self._described
+
     def opinions(self, row: int) -> tuple[opinions.Opinion, ...]:
         return opinions.unpack(self._opinions[row])
 
@@ -101,6 +111,7 @@ class Facts:
     def _categorise(self, row: int, categories: tuple[str, ...]) -> None:
         if categories == self._categories[row]:
             return
+        self._described += bool(categories) - bool(self._categories[row])
         for category in self._categories[row]:
             self._rows_of_category[category].discard(row)
         for category in categories:

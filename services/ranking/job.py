@@ -11,6 +11,9 @@ from shared.pb.finestream.v1 import ranking_pb2
 FULL = ranking_pb2.RUNG_FULL
 CACHED = ranking_pb2.RUNG_CACHED
 POPULAR = ranking_pb2.RUNG_POPULAR
+RANKED = ranking_pb2.PLACEMENT_UNSPECIFIED
+EXPLORED = ranking_pb2.PLACEMENT_EXPLORED
+PINNED = ranking_pb2.PLACEMENT_PINNED
 NAME_OF_RUNG = {FULL: "full", CACHED: "cached", POPULAR: "popular"}
 
 
@@ -27,6 +30,8 @@ class Hydrated:
 class Pick:
     row: int
     score: float
+    propensity: float = 1.0
+    placement: "ranking_pb2.Placement" = RANKED
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +48,16 @@ class Job:
     # Source, Filter
     rows: set[int] | None = None  # None: the whole catalogue
     banned: set[int] = field(default_factory=set)
-    # Select, Explain, Respond
+    wanted: int = 0  # how many of the best Select brings: the k, or what the k are chosen from
+    # Select, Pin, Diversify, Explore, Explain, Respond
     picks: list[Pick] = field(default_factory=list)
+    pinned: list[tuple[int, Pick]] = field(default_factory=list)  # place from 1, ascending
+    others: list[Pick] = field(default_factory=list)  # of the pool, not among the picks
+    policy: str = ""  # how chance took part
     explanations: list[ranking_pb2.Explanation] = field(default_factory=list)
     response: ranking_pb2.RankResponse | None = None
+
+    @property
+    def places(self) -> int:
+        """How many are chosen."""
+        return self.query.k - len(self.pinned)

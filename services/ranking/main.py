@@ -15,8 +15,11 @@ from services.ranking.graph import Graph
 from services.ranking.inference import Inference, device_of
 from services.ranking.pipeline import Pipeline
 from services.ranking.rehearsal import rehearse
+from services.ranking.requests import Arrangement
+from services.ranking.rules import RulesFile
 from services.ranking.servicer import Ranking
 from services.ranking.settings import RankingSettings
+from services.ranking.similar import Similar
 from services.ranking.stages.hydrate import Hydrate
 from services.ranking.stages.side_effect import Impressions
 from services.ranking.swapper import Swapper
@@ -51,6 +54,7 @@ class Service:
             s.bundles.url, s.bundle_cache, self.catalogue, self.inference, space=s.kafka.space,
             retry_seconds=s.bundle_retry_seconds,
         )  # fmt: skip
+        self.rules = RulesFile(s.rules)
         self.producer = kafka.Producer(s.kafka, linger_ms=20)
         self.impressions = Impressions(self.producer, s.impressions_buffer) if s.impressions else None
         # Half the wait: a request waits for company twice, here and at the inference.
@@ -58,7 +62,12 @@ class Service:
         hydrations = Limits(s.batch_size, wait, s.queue_age_seconds, s.queue_limit, HYDRATIONS_AT_ONCE)
         hydrate = Hydrate(graph, self.catalogue, cache, hydrations, s.hydrate_timeout_seconds)
         batches = Limits(s.batch_size, wait, s.queue_age_seconds, s.queue_limit)
-        self.pipeline = Pipeline(hydrate, self.catalogue, self.inference, self.impressions, batches, s.tile_items)
+        self.pipeline = Pipeline(
+            hydrate, self.catalogue, self.inference, self.impressions, batches,
+            tile_items=s.tile_items, pool_items=s.pool_items, new_item_users=s.new_item_users,
+            rules=lambda: self.rules.current,
+        )  # fmt: skip
+        self.similar = Similar(self.catalogue, self.inference, batches, s.tile_items)
 
     async def start(self, heart: Callable[[str], Heartbeat]) -> None:
         """Return when a request can be answered well: the catalogue is read and encoded, the model warm."""
@@ -67,6 +76,7 @@ class Service:
         await self.feed.start(heart("feed"))
         await self._first_generation()
         self.pipeline.start()
+        self.similar.start()
         if self.impressions:
             self.impressions.start()
         facts = self.catalogue.current.facts
@@ -91,6 +101,7 @@ class Service:
             group.create_task(self.feed.run(heart("feed")))
             group.create_task(self.catalogue.run(heart("catalogue")))
             group.create_task(self.swapper.run(self.settings.bundle_poll_seconds, heart("bundles")))
+            group.create_task(self.rules.run(self.settings.rules_poll_seconds, heart("rules")))
             group.create_task(self._pulse(heart("inference")))
 
     async def _pulse(self, heart: Heartbeat) -> None:
@@ -102,6 +113,7 @@ class Service:
     async def stop(self) -> None:
         await self.feed.stop()
         await self.pipeline.stop()
+        await self.similar.stop()
         if self.impressions:
             await self.impressions.stop()
         await self.producer.stop()
@@ -116,10 +128,17 @@ async def compose(runtime: Runtime[RankingSettings]) -> None:
     def register(server: grpc.aio.Server) -> None:
         servicer = Ranking(
             service.pipeline,
+            service.similar,
             health,
             k_limit=settings.k_limit,
             deadline_seconds=settings.deadline_seconds,
             max_bytes=settings.grpc.max_message_bytes,
+            arrangement=Arrangement(
+                settings.diversity,
+                settings.diversity_method,
+                exploration=settings.exploration,
+                exploration_method=settings.exploration_method,
+            ),
         )
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
 

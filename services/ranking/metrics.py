@@ -45,4 +45,7 @@ SWAP_SECONDS: Final = Histogram(
 IMPRESSIONS_DROPPED: Final = Counter(
     "finestream_ranking_impressions_dropped_total", "Impressions that were not written"
 )
+RULES_FAILURES: Final = Counter(
+    "finestream_ranking_rules_failures_total", "Times a changed file of rules was refused: the rules before it stayed"
+)
 CACHED_USERS: Final = Gauge("finestream_ranking_cached_users", "Last known user states held")

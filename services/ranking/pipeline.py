@@ -1,13 +1,14 @@
 """A ranking, as a list of stages:
 
-    Hydrate → Ladder → Source → Filter → Score → Select → Explain → Respond → SideEffect
+    Hydrate → Ladder → Source → Filter → Score → Boost → Select → Pin → Diversify → Explore → Explain →
+    Respond → SideEffect
 
 Hydrate and SideEffect wait for others, so they run in the event loop; the rest is one job of the inference
 thread a micro-batch.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -18,7 +19,9 @@ from services.ranking.generation import Generation
 from services.ranking.inference import Inference
 from services.ranking.job import NAME_OF_RUNG, POPULAR, Job
 from services.ranking.requests import Query
-from services.ranking.stages import explain, filter, ladder, respond, score, select, source
+from services.ranking.rules import Rules
+from services.ranking.stages import diversify, explain, explore, filter, ladder, pin, respond, score, select, source
+from services.ranking.stages.boost import Boosts
 from services.ranking.stages.hydrate import Hydrate
 from services.ranking.stages.side_effect import Impressions
 from shared.errors import Unavailable
@@ -35,13 +38,21 @@ class Pipeline:
         inference: Inference,
         impressions: Impressions | None,
         limits: Limits,
-        tile_items: int = 16_384,
+        *,
+        tile_items: int,
+        pool_items: int,
+        new_item_users: int,
+        rules: Callable[[], Rules],
     ) -> None:
         self._hydrate = hydrate
         self._catalogue = catalogue
         self._inference = inference
         self._impressions = impressions
         self._tile_items = tile_items
+        self._pool_items = pool_items
+        self._new_item_users = new_item_users
+        self._rules = rules
+        self._boosts = Boosts()
         self._together: MicroBatcher[Job, Job] = MicroBatcher("rank", self._infer, limits)
 
     def start(self) -> None:
@@ -71,30 +82,47 @@ class Pipeline:
         return jobs
 
     def _rank_now(self, all_jobs: Sequence[Job]) -> None:
-        generation, now = self._catalogue.current, time.time()
+        generation, now, rules = self._catalogue.current, time.time(), self._rules()
         jobs = [job for job in all_jobs if job.hydrated.space == generation.release.space]
         with _timed("ladder"):
             ladder.place(jobs, generation, now)
+        for job in jobs:
+            job.wanted = diversify.pool_of(job.query, self._pool_items, rules)
         with _timed("source"):
             source.find(jobs, generation.facts)
         with _timed("filter"):
             filter.narrow(jobs, generation.facts)
-        self._score_and_select(jobs, generation, now)
+        self._score_and_select(jobs, generation, now, rules)
+        pin.claim(jobs, generation.facts, rules)
+        with _timed("diversify"):
+            diversify.diversify(jobs, generation, self._pool_items, rules)
+        with _timed("explore"):
+            explore.explore(jobs, generation.facts, self._new_item_users)
+        pin.place(jobs)
         with _timed("explain"):
             explain.explain(jobs, generation)
         with _timed("respond"):
             respond.respond(jobs, generation)
 
-    def _score_and_select(self, jobs: Sequence[Job], generation: Generation, now: float) -> None:
+    def _score_and_select(self, jobs: Sequence[Job], generation: Generation, now: float, rules: Rules) -> None:
+        facts = generation.facts
         popular = [job for job in jobs if job.rung == POPULAR]
         personal = [job for job in jobs if job.rung != POPULAR]
         if personal and generation.release.model and generation.table:
             with _timed("score"):
                 users = score.encode(personal, generation.release.model, generation.table, now)
             table, codes = generation.table, generation.codes
-            self._select(personal, generation, lambda which: score.by_model(users[which], table, codes))
+            self._select(
+                personal,
+                generation,
+                lambda which: self._boosts.on(score.by_model(users[which], table, codes), facts, rules),
+            )
         if popular:
-            self._select(popular, generation, lambda which: score.ByPopularity(generation.facts, len(which)))
+            self._select(
+                popular,
+                generation,
+                lambda which: self._boosts.on(score.ByPopularity(facts, len(which)), facts, rules, offsets=False),
+            )
 
     def _select(self, jobs: Sequence[Job], generation: Generation, scores: "select.ScoresOf") -> None:
         with _timed("select"):

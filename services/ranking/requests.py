@@ -1,14 +1,16 @@
 """What a Rank call may ask: validated once, at the edge, into a Query."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeVar
 
+from services.ranking import pages
 from shared import topics
 from shared.errors import InvalidRequest
 from shared.events import MAX_ID_CHARS
 from shared.pb.finestream.v1 import position_pb2, ranking_pb2
 
+M = TypeVar("M")
 DEFAULT_K: Final = 10
 MAX_CANDIDATES: Final = 10_000
 MAX_CONTEXT: Final = 50
@@ -16,6 +18,16 @@ MAX_EXCLUDES: Final = 1_000
 MAX_CATEGORIES: Final = 32
 MAX_AFTER: Final = 64
 MAX_BATCH: Final = 256
+DiversityMethod = Literal["mmr", "dpp"]
+DIVERSITY_METHODS: Final[dict[int, DiversityMethod]] = {
+    ranking_pb2.DIVERSITY_METHOD_MMR: "mmr",
+    ranking_pb2.DIVERSITY_METHOD_DPP: "dpp",
+}
+ExplorationMethod = Literal["epsilon", "ucb"]
+EXPLORATION_METHODS: Final[dict[int, ExplorationMethod]] = {
+    ranking_pb2.EXPLORATION_METHOD_EPSILON: "epsilon",
+    ranking_pb2.EXPLORATION_METHOD_UCB: "ucb",
+}
 # Topics whose facts become part of a user's state; `items` becomes part of an item's.
 USER_TOPICS: Final = (topics.INTERACTIONS, topics.REVIEWS, topics.ERASURES)
 
@@ -31,6 +43,24 @@ class After:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrangement:
+    """How the k are chosen from the best candidates; as it stands, they are the k best."""
+
+    diversity: float = 0.0  # 0 to 1
+    diversity_method: DiversityMethod = "mmr"
+    per_category: int = 0  # 0: no limit
+    exploration: float = 0.0  # 0 to 1
+    exploration_method: ExplorationMethod = "epsilon"
+
+    @property
+    def by_score(self) -> bool:
+        return not (self.diversity or self.per_category or self.exploration)
+
+
+BY_SCORE: Final = Arrangement()
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """A valid RankRequest. `candidates` empty: the whole catalogue."""
 
@@ -43,6 +73,9 @@ class Query:
     include_seen: bool = False
     after: tuple[After, ...] = ()
     explain: bool = True
+    arrangement: Arrangement = BY_SCORE
+    paged: bool = False
+    shown: tuple[str, ...] = ()  # on the pages before
 
     @property
     def after_user(self) -> tuple[After, ...]:
@@ -53,8 +86,31 @@ class Query:
         return tuple(after for after in self.after if after.topic == topics.ITEMS)
 
 
-def read(request: ranking_pb2.RankRequest, k_limit: int) -> Query:
-    """Raises InvalidRequest with a sentence that says what to change."""
+@dataclass(frozen=True, slots=True)
+class SimilarQuery:
+    """A valid RankingServiceSimilarItemsRequest."""
+
+    item_id: str
+    k: int
+    excludes: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+
+
+def read_similar(request: ranking_pb2.RankingServiceSimilarItemsRequest, k_limit: int) -> SimilarQuery:
+    """As read."""
+    _check_id("item_id", request.item_id)
+    return SimilarQuery(
+        request.item_id,
+        _k(request, k_limit),
+        _ids("exclude_items", request.exclude_items, MAX_EXCLUDES),
+        _ids("categories", request.categories, MAX_CATEGORIES),
+    )
+
+
+def read(request: ranking_pb2.RankRequest, k_limit: int, default: Arrangement = BY_SCORE) -> Query:
+    """`default`: what counts where the request says nothing. Raises InvalidRequest with a sentence that says what to
+    change.
+    """
     _check_id("user_id", request.user_id)
     if any(ord(character) < 32 or ord(character) == 127 for character in request.user_id):
         raise InvalidRequest("user_id has control characters", "user_id")
@@ -68,10 +124,13 @@ def read(request: ranking_pb2.RankRequest, k_limit: int) -> Query:
         include_seen=request.include_seen,
         after=_afters(request),
         explain=not request.without_explanations,
+        arrangement=_arrangement(request, default),
+        paged=request.paged or bool(request.page_token),
+        shown=pages.shown(request.user_id, request.page_token) if request.page_token else (),
     )
 
 
-def read_batch(request: ranking_pb2.RankBatchRequest, k_limit: int) -> list[Query]:
+def read_batch(request: ranking_pb2.RankBatchRequest, k_limit: int, default: Arrangement = BY_SCORE) -> list[Query]:
     """As read, for each; the message of an invalid one names its index."""
     if len(request.requests) > MAX_BATCH:
         raise InvalidRequest(
@@ -80,17 +139,42 @@ def read_batch(request: ranking_pb2.RankBatchRequest, k_limit: int) -> list[Quer
     queries = []
     for index, one in enumerate(request.requests):
         try:
-            queries.append(read(one, k_limit))
+            queries.append(read(one, k_limit, default))
         except InvalidRequest as error:
             raise InvalidRequest(f"requests[{index}]: {error}", f"requests[{index}].{error.field}") from None
     return queries
 
 
-def _k(request: ranking_pb2.RankRequest, limit: int) -> int:
+def _k(request: ranking_pb2.RankRequest | ranking_pb2.RankingServiceSimilarItemsRequest, limit: int) -> int:
     k = request.k if request.HasField("k") else min(DEFAULT_K, limit)
     if not 1 <= k <= limit:
         raise InvalidRequest(f"k is {k}; ask for 1 to {limit} items, or leave k out for {min(DEFAULT_K, limit)}", "k")
     return k
+
+
+def _arrangement(request: ranking_pb2.RankRequest, default: Arrangement) -> Arrangement:
+    if request.max_per_category < 0:
+        raise InvalidRequest(
+            f"max_per_category is {request.max_per_category}; send 1 or more, or 0 for no limit", "max_per_category"
+        )
+    return Arrangement(
+        _share("diversity", request.diversity) if request.HasField("diversity") else default.diversity,
+        _method(request.diversity_method, DIVERSITY_METHODS, default.diversity_method),
+        request.max_per_category,
+        _share("exploration", request.exploration) if request.HasField("exploration") else default.exploration,
+        _method(request.exploration_method, EXPLORATION_METHODS, default.exploration_method),
+    )
+
+
+def _share(field: str, value: float) -> float:
+    if not 0.0 <= value <= 1.0:  # NaN too
+        raise InvalidRequest(f"{field} is {value:g}; send 0 to 1, or leave it out for the service's setting", field)
+    return value
+
+
+def _method(number: int, known: Mapping[int, M], default: M) -> M:
+    """A newer client's method that is unknown here is the service's."""
+    return known.get(number, default)
 
 
 def _ids(field: str, values: Sequence[str], most: int) -> tuple[str, ...]:

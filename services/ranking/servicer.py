@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from services.ranking import metrics, requests
 from services.ranking.pipeline import Pipeline
+from services.ranking.similar import Similar
 from shared.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from shared.pb.finestream.v1 import ranking_pb2, ranking_pb2_grpc
 from shared.rpc import remaining_seconds
@@ -17,24 +18,34 @@ T = TypeVar("T")
 
 class Ranking(ranking_pb2_grpc.RankingServiceServicer):
     def __init__(
-        self, pipeline: Pipeline, health: Health, *, k_limit: int, deadline_seconds: float, max_bytes: int
+        self,
+        pipeline: Pipeline,
+        similar: Similar,
+        health: Health,
+        *,
+        k_limit: int,
+        deadline_seconds: float,
+        max_bytes: int,
+        arrangement: requests.Arrangement,
     ) -> None:
         self._pipeline = pipeline
+        self._similar = similar
         self._health = health
         self._k_limit = k_limit
         self._deadline_seconds = deadline_seconds
         self._max_bytes = max_bytes
+        self._arrangement = arrangement
 
     async def Rank(self, request: ranking_pb2.RankRequest, context: Any) -> ranking_pb2.RankResponse:  # noqa: N802
         deadline = self._deadline(context)
-        query = _valid(lambda: requests.read(request, self._k_limit))
+        query = _valid(lambda: requests.read(request, self._k_limit, self._arrangement))
         return await self._pipeline.rank(query, deadline)
 
     async def RankBatch(  # noqa: N802
         self, request: ranking_pb2.RankBatchRequest, context: Any
     ) -> ranking_pb2.RankBatchResponse:
         deadline = self._deadline(context)
-        queries = _valid(lambda: requests.read_batch(request, self._k_limit))
+        queries = _valid(lambda: requests.read_batch(request, self._k_limit, self._arrangement))
         answers = await _all_or_none([self._pipeline.rank(query, deadline) for query in queries])
         response = ranking_pb2.RankBatchResponse(responses=answers)
         if response.ByteSize() > self._max_bytes:
@@ -43,6 +54,13 @@ class Ranking(ranking_pb2_grpc.RankingServiceServicer):
                 " send fewer requests, a smaller k, or without_explanations"
             )
         return response
+
+    async def SimilarItems(  # noqa: N802
+        self, request: ranking_pb2.RankingServiceSimilarItemsRequest, context: Any
+    ) -> ranking_pb2.RankingServiceSimilarItemsResponse:
+        deadline = self._deadline(context)
+        query = _valid(lambda: requests.read_similar(request, self._k_limit))
+        return await self._similar.items(query, deadline)
 
     def _deadline(self, context: Any) -> float:
         if not self._health.is_ready:

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.ranking import rules
 from shared.settings import BundleSettings, GraphClientSettings, ServiceSettings
 
 
@@ -37,6 +38,27 @@ class RankingSettings(ServiceSettings):
     user_cache_bytes: int = Field(64 * 1024 * 1024, ge=0, description="of last known user states, for that case")
     user_cache_seconds: float = Field(3600.0, gt=0, description="how old a last known user state may be")
 
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="of a request that names none: 0 by score alone, 1 unlike each other above all"
+    )
+    diversity_method: Literal["mmr", "dpp"] = Field("mmr", description="of a request that names none")
+    pool_items: int = Field(
+        200,
+        ge=1,
+        le=2000,
+        description="the best candidates that diversity, exploration and limits on categories choose from",
+    )
+    exploration: float = Field(
+        0.0, ge=0, le=1, description="of a request that names none: probability that a place is given to another item"
+    )
+    exploration_method: Literal["epsilon", "ucb"] = Field("epsilon", description="of a request that names none")
+    new_item_users: int = Field(
+        10, ge=1, le=1_000_000, description="an item that fewer users have met is new: ucb explores no other"
+    )
+
+    rules: Path | None = Field(None, description="YAML or JSON file of pins, boosts and quotas; none: no rules")
+    rules_poll_seconds: float = Field(1.0, gt=0, le=3600, description="how often the file of rules is looked at")
+
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
     torch_threads: int = Field(
         1, ge=0, le=256, description="of one inference on the CPU; 0: one for each core that this process may use"
@@ -51,3 +73,10 @@ class RankingSettings(ServiceSettings):
 
     impressions: bool = Field(True, description="write what was shown to the impressions topic")
     impressions_buffer: int = Field(10_000, ge=1, le=10_000_000, description="impressions that wait; more are dropped")
+
+    @field_validator("rules")
+    @classmethod
+    def _are_rules(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            rules.read(path)  # so that a wrong file is told before anything is started
+        return path

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -68,12 +68,20 @@ class Client:
         categories: Sequence[str] = (),
         include_seen: bool = False,
         timeout: float = CALL_SECONDS,
+        **fields: Any,
     ) -> ranking_pb2.RankResponse:
+        """`fields`: whatever else a RankRequest has; None is as if it were left out."""
         request = ranking_pb2.RankRequest(
             user_id=user_id, k=k, after=after, context_items=context, candidates=candidates, categories=categories,
-            include_seen=include_seen,
+            include_seen=include_seen, **fields,
         )  # fmt: skip
         return await self._ranking.Rank(request, timeout=timeout)  # type: ignore[no-any-return]
+
+    async def similar_items(
+        self, item_id: str, k: int = 10, categories: Sequence[str] = ()
+    ) -> ranking_pb2.RankingServiceSimilarItemsResponse:
+        request = ranking_pb2.RankingServiceSimilarItemsRequest(item_id=item_id, k=k, categories=categories)
+        return await self._ranking.SimilarItems(request, timeout=CALL_SECONDS)  # type: ignore[no-any-return]
 
     async def users(self, ids: Sequence[str]) -> dict[str, UserState]:
         """States by id; users of whom nothing is known are left out."""

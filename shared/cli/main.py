@@ -4,9 +4,10 @@ import asyncio
 import json
 import subprocess
 import sys
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,11 +18,12 @@ from shared.cli.bench import bench
 from shared.cli.client import ClientSettings, connect
 from shared.cli.demo.command import demo
 from shared.cli.evaluate import evaluate
+from shared.cli.evaluate_diversity import evaluate_diversity
 from shared.cli.generate import event_schema
 from shared.cli.replay import replay as replay_file
 from shared.cli.running import fail, run
 from shared.cli.screen import Screen
-from shared.cli.tables import ranking_of, table
+from shared.cli.tables import ranking_of, similar_of, similar_table, table
 from shared.cli.verify import verify
 from shared.local import layout
 from shared.local.loglines import OnConsole
@@ -37,6 +39,9 @@ app.add_typer(attributes.app, name="attributes")
 
 app.command(epilog="Example: finestream demo --reviews reviews.json.gz --json summary.json")(demo)
 app.command(epilog="Example: finestream evaluate gift_cards musical_instruments_time --workers 2")(evaluate)
+app.command(
+    "evaluate-diversity", epilog="Example: finestream evaluate-diversity musical_instruments_time --model finestream"
+)(evaluate_diversity)
 app.command(epilog="Example: finestream verify --users 1000 --items 1000 --json report.json")(verify)
 app.command(epilog="Example: finestream bench intake state_size --json figures.json")(bench)
 
@@ -75,28 +80,91 @@ def replay(
     run(replay_file(file, items, rate, read(KafkaSettings), Screen(Console(stderr=True))))
 
 
-@app.command(epilog="Example: finestream rank alice --k 5 --context B003VWJ2K8")
+class DiversityMethod(StrEnum):
+    mmr = "mmr"
+    dpp = "dpp"
+
+
+DIVERSITY_METHODS = {
+    DiversityMethod.mmr: ranking_pb2.DIVERSITY_METHOD_MMR,
+    DiversityMethod.dpp: ranking_pb2.DIVERSITY_METHOD_DPP,
+}
+
+
+class ExplorationMethod(StrEnum):
+    epsilon = "epsilon"
+    ucb = "ucb"
+
+
+EXPLORATION_METHODS = {
+    ExplorationMethod.epsilon: ranking_pb2.EXPLORATION_METHOD_EPSILON,
+    ExplorationMethod.ucb: ranking_pb2.EXPLORATION_METHOD_UCB,
+}
+
+
+@app.command(epilog="Example: finestream rank alice --k 5 --context B003VWJ2K8 --diversity 0.3")
 def rank(
     user: Annotated[str, typer.Argument(help="user id")],
     k: Annotated[int, typer.Option(help="how many items")] = 10,
     context: Annotated[list[str] | None, typer.Option(help="an item looked at now; may be repeated")] = None,
     category: Annotated[list[str] | None, typer.Option(help="only items with one of these categories")] = None,
     include_seen: Annotated[bool, typer.Option("--include-seen", help="items of the history too")] = False,
+    diversity: Annotated[
+        float | None, typer.Option(min=0, max=1, help="0: by score alone, 1: unlike each other above all")
+    ] = None,
+    diversity_method: Annotated[DiversityMethod | None, typer.Option(help="how unlike items are chosen")] = None,
+    per_category: Annotated[int, typer.Option(min=0, help="items of one category at most; 0: no limit")] = 0,
+    exploration: Annotated[
+        float | None, typer.Option(min=0, max=1, help="probability that a place is given away, to learn")
+    ] = None,
+    exploration_method: Annotated[ExplorationMethod | None, typer.Option(help="to which items")] = None,
+    paged: Annotated[bool, typer.Option("--paged", help="say how to ask for the next page")] = False,
+    page_token: Annotated[str, typer.Option(help="the page after the one that gave this")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
 ) -> None:
     """Rank the catalogue for a user, and say why."""
-    ranking, titles = run(_rank(user, k, context or [], category or [], include_seen))
+    asked = {
+        "context": context or [],
+        "categories": category or [],
+        "include_seen": include_seen,
+        "diversity": diversity,
+        "diversity_method": diversity_method and DIVERSITY_METHODS[diversity_method],
+        "max_per_category": per_category,
+        "paged": paged,
+        "page_token": page_token,
+        "exploration": exploration,
+        "exploration_method": exploration_method and EXPLORATION_METHODS[exploration_method],
+    }
+    ranking, titles = run(_rank(user, k, asked))
     Console().print_json(data=ranking) if as_json else Console().print(table(ranking, titles))
 
 
-async def _rank(
-    user: str, k: int, context: list[str], categories: list[str], include_seen: bool
-) -> tuple[dict[str, object], dict[str, str]]:
+async def _rank(user: str, k: int, asked: dict[str, Any]) -> tuple[dict[str, object], dict[str, str]]:
     async with connect(read(ClientSettings)) as client:
-        answer = await client.rank(user, k, context=context, categories=categories, include_seen=include_seen)
+        answer = await client.rank(user, k, **asked)
         nodes = await client.items(_named_in(answer))
         titles = {item_id: node.facts.title for item_id, node in nodes.items() if node.facts}
         return ranking_of(user, answer), titles
+
+
+@app.command(epilog="Example: finestream similar B003VWJ2K8 --k 5")
+def similar(
+    item: Annotated[str, typer.Argument(help="item id")],
+    k: Annotated[int, typer.Option(help="how many items")] = 10,
+    category: Annotated[list[str] | None, typer.Option(help="only items with one of these categories")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
+) -> None:
+    """The items most like one, by the vectors that rankings score with."""
+    found, titles = run(_similar(item, k, category or []))
+    Console().print_json(data=found) if as_json else Console().print(similar_table(found, titles))
+
+
+async def _similar(item: str, k: int, categories: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    async with connect(read(ClientSettings)) as client:
+        answer = await client.similar_items(item, k, categories)
+        nodes = await client.items([item, *(one.item_id for one in answer.items)])
+        titles = {item_id: node.facts.title for item_id, node in nodes.items() if node.facts}
+        return similar_of(item, answer), titles
 
 
 def _named_in(answer: ranking_pb2.RankResponse) -> list[str]:

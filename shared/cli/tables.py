@@ -16,7 +16,7 @@ RUNGS: Final = {
 
 
 def explanation(reason: ranking_pb2.Explanation) -> dict[str, Any]:
-    """An explanation as plain values; `kind` is opinion, history, popular, or "" where there is none."""
+    """An explanation as plain values; `kind` is the proto's name of the reason, or "" where there is none."""
     kind = reason.WhichOneof("reason")
     if kind == "opinion":
         said = reason.opinion
@@ -28,7 +28,9 @@ def explanation(reason: ranking_pb2.Explanation) -> dict[str, Any]:
         return {"kind": kind, "item_id": reason.history.item_id}
     if kind == "popular":
         return {"kind": kind, "users": round(reason.popular.users)}
-    return {"kind": ""}
+    if kind == "explored":
+        return {"kind": kind, "users": round(reason.explored.users)}
+    return {"kind": kind or ""}
 
 
 def sentence(reason: Mapping[str, Any], titles: Mapping[str, str]) -> str:
@@ -39,6 +41,10 @@ def sentence(reason: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         return f"because of {named(reason['item_id'], titles)}"
     if reason["kind"] == "popular":
         return f"met by about {reason['users']} users"
+    if reason["kind"] == "explored":
+        return f"shown to learn about it: met by about {reason['users']} users"
+    if reason["kind"] == "pinned":
+        return "put here by a rule"
     return ""
 
 
@@ -53,6 +59,9 @@ def ranking_of(user_id: str, answer: ranking_pb2.RankResponse) -> dict[str, Any]
         "rung_reason": answer.rung_reason,
         "model_version": answer.model_version,
         "watermark": answer.watermark,
+        "policy": answer.policy,
+        "next_page_token": answer.next_page_token,
+        "propensities": [item.propensity if item.HasField("propensity") else 1.0 for item in answer.items],
     }
 
 
@@ -60,12 +69,33 @@ def table(ranking: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
     """A ranking as a table, one row an item."""
     rung = ranking["rung"] + (f" ({ranking['rung_reason']})" if ranking["rung_reason"] else "")
     heading = f"{ranking['user']}: rung {rung}, model {ranking['model_version'] or 'none yet'}"
-    drawn = Table(title=escape(heading), title_justify="left")
+    token = ranking.get("next_page_token")
+    more = f"the next page: --page-token {token}" if token else None
+    drawn = Table(title=escape(heading), title_justify="left", caption=more, caption_justify="left")
     for name, justify in (("#", "right"), ("item", "left"), ("score", "right"), ("why", "left")):
         drawn.add_column(name, justify=justify)  # type: ignore[arg-type]  # the four words are right
     rows = zip(ranking["items"], ranking["scores"], ranking["explanations"], strict=True)
     for number, (item_id, score, reason) in enumerate(rows, 1):
         drawn.add_row(str(number), escape(named(item_id, titles)), f"{score:.3f}", escape(sentence(reason, titles)))
+    return drawn
+
+
+def similar_of(item_id: str, answer: ranking_pb2.RankingServiceSimilarItemsResponse) -> dict[str, Any]:
+    """What is like an item, as plain values."""
+    return {
+        "item": item_id,
+        "items": [item.item_id for item in answer.items],
+        "similarities": [round(item.similarity, 4) for item in answer.items],
+        "model_version": answer.model_version,
+    }
+
+
+def similar_table(found: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
+    """What is like an item as a table, one row an item."""
+    heading = f"like {named(found['item'], titles)}, model {found['model_version']}"
+    drawn = Table("item", "cosine", title=escape(heading), title_justify="left")
+    for item_id, similarity in zip(found["items"], found["similarities"], strict=True):
+        drawn.add_row(escape(named(item_id, titles)), f"{similarity:.3f}")
     return drawn
 
 

@@ -5,13 +5,17 @@ matplotlib is a development dependency: without it there are no plots, and whoev
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shared.experiments.document import NAMES
 from shared.experiments.results import JUDGED, Figures, Results
 from shared.experiments.slices import OVERALL, USER_EVENTS
+
+if TYPE_CHECKING:
+    from shared.experiments.diversity import Row
 
 MAX_BYTES: Final = 100_000
 MANY: Final = 16
@@ -24,18 +28,12 @@ class NoPlots(Exception):
 
 def draw(results: Results, experiments: list[str], folder: Path) -> list[Path]:
     """Write <experiment>.svg for each into `folder`. The same rows give the same bytes. Raises NoPlots."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise NoPlots("no plots: matplotlib is not installed (pip install -e '.[dev]')") from None
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    with mpl.rc_context({"svg.hashsalt": "finestream", "svg.fonttype": "none", "font.size": 8}):
+    with _drawing() as figure:
         for run in results.runs:
             if run["experiment"] not in experiments:
                 continue
-            drawn = Figure(figsize=(11, 8), layout="constrained")
+            drawn = figure(figsize=(11, 8), layout="constrained")
             drawn.suptitle(run["title"])
             figures = results.of(run["experiment"])
             if len(figures.models) > MANY:
@@ -43,10 +41,46 @@ def draw(results: Results, experiments: list[str], folder: Path) -> list[Path]:
             else:
                 _fill(drawn, figures)
             path = folder / f"{run['experiment']}.svg"
-            drawn.savefig(path, metadata={"Date": None})
-            path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.M))
+            _save(drawn, path)
             paths.append(path)
     return paths
+
+
+def draw_diversity(rows: "Sequence[Row]", title: str, path: Path) -> None:
+    """Intra-list diversity and coverage against NDCG@10, a line a method from no diversity on. Raises NoPlots."""
+    with _drawing() as figure:
+        drawn = figure(figsize=(11, 4), layout="constrained")
+        drawn.suptitle(title)
+        unlike, covered = drawn.subplots(1, 2)
+        for method in dict.fromkeys(row.method for row in rows if row.strength):
+            along = [row for row in rows if row.method == method or not row.strength]
+            gains = [row.ndcg for row in along]
+            unlike.plot([row.unlike for row in along], gains, "o-", markersize=3, linewidth=1, label=method.upper())
+            covered.plot([row.coverage for row in along], gains, "o-", markersize=3, linewidth=1)
+        unlike.set(xlabel="intra-list diversity", ylabel="NDCG@10")
+        covered.set(xlabel="share of the catalogue in some list of 10", ylabel="NDCG@10")
+        for ax in (unlike, covered):
+            ax.set_ylim(bottom=0)
+        unlike.legend()
+        _save(drawn, path)
+
+
+@contextmanager
+def _drawing() -> Iterator[Any]:
+    """matplotlib's Figure, in a context where the same rows give the same bytes. Raises NoPlots."""
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise NoPlots("no plots: matplotlib is not installed (pip install -e '.[dev]')") from None
+    with mpl.rc_context({"svg.hashsalt": "finestream", "svg.fonttype": "none", "font.size": 8}):
+        yield Figure
+
+
+def _save(drawn: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, metadata={"Date": None})
+    path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.M))
 
 
 def _fill(drawn: Any, figures: Figures) -> None:

@@ -24,6 +24,13 @@ def refused(topic: str, value: bytes | None) -> InvalidEvent:
     return caught.value
 
 
+def test_impressions_of_before_there_was_exploration_are_read() -> None:
+    old = {"request_id": "q", "user_id": "u", "ts": NOW, "item_ids": ["i"], "rung": "full", "model_version": "v"}
+    read = events.decode(topics.IMPRESSIONS, json.dumps(old).encode(), NOW)
+    assert isinstance(read, events.Impression)
+    assert (read.policy, read.propensities, read.explored) == ("", [], [])
+
+
 @pytest.mark.parametrize(
     ("change", "reason", "field"),
     [

@@ -2,7 +2,7 @@
 
 An opinion where reviewers praise an attribute that the user speaks about: the one whose vector agrees most with
 the user's own opinions of it. Else the item of the user's history whose vector is closest to the item's. Popular
-items: how many users met them.
+items: how many users met them. What is shown by chance, or by a rule, says that.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from services.ranking.facts import Facts
 from services.ranking.generation import Generation
-from services.ranking.job import POPULAR, Job, Pick
+from services.ranking.job import EXPLORED, PINNED, POPULAR, Job
 from services.ranking.opinions import Opinion
 from shared.graph.state import UserState
 from shared.models.contract import ItemTable
@@ -39,13 +39,27 @@ def explain(jobs: Sequence[Job], generation: Generation) -> None:
         if not job.query.explain:
             continue
         if job.rung == POPULAR or generation.table is None:
-            job.explanations = [_popular(pick) for pick in job.picks]
+            job.explanations = [_popular(users) for users in _users(job, generation.facts)]
         else:
             job.explanations = _personal(job, generation.facts, generation.table)
+        for at, pick in enumerate(job.picks):
+            if pick.placement == EXPLORED:
+                job.explanations[at] = _explored(float(generation.facts.users[pick.row]))
+            elif pick.placement == PINNED:
+                job.explanations[at] = ranking_pb2.Explanation(pinned=ranking_pb2.PinnedReason())
 
 
-def _popular(pick: Pick) -> ranking_pb2.Explanation:
-    return ranking_pb2.Explanation(popular=ranking_pb2.PopularReason(users=pick.score))
+def _popular(users: float) -> ranking_pb2.Explanation:
+    return ranking_pb2.Explanation(popular=ranking_pb2.PopularReason(users=users))
+
+
+def _users(job: Job, facts: Facts) -> list[float]:
+    """How many users met each pick: not its score, which rules may have changed."""
+    return facts.users[[pick.row for pick in job.picks]].tolist()
+
+
+def _explored(users: float) -> ranking_pb2.Explanation:
+    return ranking_pb2.Explanation(explored=ranking_pb2.ExploredReason(users=users))
 
 
 def _personal(job: Job, facts: Facts, table: ItemTable) -> list[ranking_pb2.Explanation]:

@@ -1,4 +1,7 @@
-"""Filter: the request's excludes and categories, and what the user has seen. Select leaves out what is withdrawn."""
+"""Filter: what the request excludes, its categories, what the user has seen or was shown on earlier pages.
+
+Select leaves out what is withdrawn.
+"""
 
 from services.ranking.facts import Facts
 from services.ranking.job import Job
@@ -7,7 +10,7 @@ from services.ranking.job import Job
 def narrow(jobs: list[Job], facts: Facts) -> None:
     """Fill in `banned`; where only some rows are ranked, take the banned ones out of `rows`."""
     for job in jobs:
-        excluded = (facts.row_of.get(item_id) for item_id in job.query.excludes)
+        excluded = (facts.row_of.get(item_id) for item_id in (*job.query.excludes, *job.query.shown))
         job.banned = {row for row in excluded if row is not None}
         if not job.query.include_seen:
             job.banned.update(job.history)

@@ -1,9 +1,11 @@
 """Respond: the answer as it travels."""
 
+from collections.abc import Sequence
 from itertools import zip_longest
 
+from services.ranking import pages
 from services.ranking.generation import Generation
-from services.ranking.job import Job
+from services.ranking.job import Job, Pick
 from shared.pb.finestream.v1 import ranking_pb2
 
 
@@ -14,6 +16,9 @@ def respond(jobs: list[Job], generation: Generation) -> None:
             ranking_pb2.RankedItem(item_id=item_ids[pick.row], score=pick.score, explanation=explanation)
             for pick, explanation in zip_longest(job.picks, job.explanations)
         ]
+        if job.policy or job.pinned:  # which takes a fifth more time an item
+            for item, pick in zip(items, job.picks, strict=True):
+                _tell_place(item, pick, job)
         job.response = ranking_pb2.RankResponse(
             items=items,
             rung=job.rung,
@@ -21,4 +26,18 @@ def respond(jobs: list[Job], generation: Generation) -> None:
             model_version=generation.release.version,
             watermark=job.watermark,
             request_id=job.request_id,
+            policy=job.policy,
+            next_page_token=_next_page(job, items),
         )
+
+
+def _tell_place(item: ranking_pb2.RankedItem, pick: Pick, job: Job) -> None:
+    item.placement = pick.placement
+    if job.policy:
+        item.propensity = pick.propensity
+
+
+def _next_page(job: Job, items: Sequence[ranking_pb2.RankedItem]) -> str:
+    if not job.query.paged or len(items) < job.query.k:
+        return ""
+    return pages.token(job.query.user_id, [*job.query.shown, *(item.item_id for item in items)])

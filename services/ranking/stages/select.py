@@ -22,14 +22,14 @@ def fill(jobs: Sequence[Job], scores_of: ScoresOf, available: Tensor, tile_items
     few = [job.rows is not None and FEW * len(job.rows) < len(available) for job in jobs]
     together = [at for at, alone in enumerate(few) if not alone]
     if together:
-        k = max(jobs[at].query.k for at in together)
+        k = max(jobs[at].wanted for at in together)
         only = [_mask(jobs[at].rows, available) for at in together]
         allowed = Allowed(available, [jobs[at].banned for at in together], only)
         for at, picks in zip(together, best(scores_of(together), allowed, k, tile_items), strict=True):
-            jobs[at].picks = picks[: jobs[at].query.k]
+            jobs[at].picks = picks[: jobs[at].wanted]
     for at, job in enumerate(jobs):
         if few[at] and job.rows is not None:
-            job.picks = best_of(scores_of([at]), available, job.rows, job.query.k, tile_items)
+            job.picks = best_of(scores_of([at]), available, job.rows, job.wanted, tile_items)
 
 
 def best(scores: Scores, allowed: Allowed, k: int, tile_items: int) -> list[list[Pick]]:

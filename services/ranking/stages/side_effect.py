@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from services.ranking import metrics
-from services.ranking.job import NAME_OF_RUNG
+from services.ranking.job import EXPLORED, NAME_OF_RUNG, PINNED
 from shared import events, logs, topics
 from shared.errors import FinestreamError
 from shared.events import Impression
@@ -52,6 +52,10 @@ class Impressions:
             item_ids=[item.item_id for item in response.items],
             rung=NAME_OF_RUNG[response.rung],
             model_version=response.model_version,
+            policy=response.policy,
+            propensities=[item.propensity for item in response.items] if response.policy else [],
+            explored=_places(response, EXPLORED),
+            pinned=_places(response, PINNED),
         )
         try:
             self._waiting.put_nowait(impression)
@@ -71,3 +75,7 @@ class Impressions:
             finally:
                 for _ in batch:
                     self._waiting.task_done()
+
+
+def _places(response: ranking_pb2.RankResponse, placement: "ranking_pb2.Placement") -> list[int]:
+    return [at for at, item in enumerate(response.items) if item.placement == placement]

@@ -15,6 +15,7 @@ from services.ranking.inference import Inference
 from services.ranking.pipeline import Pipeline
 from services.ranking.rehearsal import rehearse
 from services.ranking.requests import Query
+from services.ranking.rules import NO_RULES, Rules
 from services.ranking.stages.hydrate import Hydrate
 from services.ranking.user_cache import UserCache
 from shared.events import ItemState
@@ -36,6 +37,7 @@ class World:
     pipeline: Pipeline
     inference: Inference
     cache: UserCache
+    rules: Rules = NO_RULES
 
     async def rank(self, user_id: str, k: int = 10, seconds: float = SECONDS, **rest: Any) -> ranking_pb2.RankResponse:
         return await self.pipeline.rank(Query(user_id, k, **rest), time.monotonic() + seconds)
@@ -72,9 +74,20 @@ async def world(graph: GraphDouble) -> AsyncIterator[World]:
     catalogue = Catalogue(client, inference, rehearse, fetch_items=8, encode_items=3)
     cache = UserCache(1_000_000, 60.0)
     hydrate = Hydrate(client, catalogue, cache, Limits(64, 0.0, 5.0, 256, 4), 0.25)
-    pipeline = Pipeline(hydrate, catalogue, inference, None, Limits(16, 0.005, 5.0, 256), tile_items=7)
+    pipeline = Pipeline(
+        hydrate,
+        catalogue,
+        inference,
+        None,
+        Limits(16, 0.005, 5.0, 256),
+        tile_items=7,
+        pool_items=20,
+        new_item_users=10,
+        rules=lambda: world.rules,
+    )
+    world = World(graph, catalogue, pipeline, inference, cache)
     pipeline.start()
-    yield World(graph, catalogue, pipeline, inference, cache)
+    yield world
     await pipeline.stop()
     await connection.close(None)
     inference.close()

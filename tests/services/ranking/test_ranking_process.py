@@ -19,7 +19,11 @@ from shared import events, rpc, topics
 from shared.kafka import Producer
 from shared.pb.finestream.v1 import ranking_pb2, ranking_pb2_grpc
 from shared.pb.finestream.v1.position_pb2 import Position
-from shared.pb.finestream.v1.ranking_pb2 import RankBatchRequest, RankRequest
+from shared.pb.finestream.v1.ranking_pb2 import (
+    RankBatchRequest,
+    RankingServiceSimilarItemsRequest,
+    RankRequest,
+)
 from shared.settings import GrpcSettings, KafkaSettings
 from tests.parts import read_topic, until
 from tests.running import Running
@@ -112,6 +116,9 @@ async def test_a_ranking_from_cold_start_to_swap_and_withdrawal(
         assert (answer.rung, answer.model_version) == (ranking_pb2.RUNG_POPULAR, "")
         assert answer.rung_reason
 
+        like = RankingServiceSimilarItemsRequest(item_id="i5", k=2)
+        await _refused(client.stub.SimilarItems(like, timeout=10), "FAILED_PRECONDITION", "no model")
+
         # hot swap
         first = publisher.publish()
         await until(lambda: _serves(client, first), 30, "the bundle is in service")
@@ -120,6 +127,19 @@ async def test_a_ranking_from_cold_start_to_swap_and_withdrawal(
         assert known.rung == ranking_pb2.RUNG_FULL
         assert known.items[0].explanation.history.item_id == "i5"
         assert (await client.rank()).rung == ranking_pb2.RUNG_POPULAR
+
+        # diverse, explored, in pages, and what is like an item
+        asked = {"k": 2, "diversity": 0.5, "max_per_category": 5, "exploration": 1.0, "paged": True}
+        explored = await client.rank("u", **asked)
+        assert {item.item_id for item in explored.items} == {"i2", "i1"}
+        assert {item.propensity for item in explored.items} == {0.5}
+        assert explored.policy == "epsilon 1"
+        rest = await client.ids("u", k=2, page_token=explored.next_page_token)
+        assert rest == ["i4", "i3"]
+        similar = await client.stub.SimilarItems(like, timeout=10)
+        assert len(similar.items) == 2
+        like.item_id = "nowhere"
+        await _refused(client.stub.SimilarItems(like, timeout=10), "NOT_FOUND", "is not in the catalogue")
 
         # a damaged one is refused while the old one serves
         second = publisher.publish_damaged()
@@ -147,7 +167,7 @@ async def test_a_ranking_from_cold_start_to_swap_and_withdrawal(
         await until(lambda: _counted(client, "finestream_ranking_cached_users", 0), 10, "the user is forgotten")
 
         # what was shown is written
-        shown = {answer.request_id, known.request_id}
+        shown = {answer.request_id, known.request_id, explored.request_id}
         await until(lambda: _written(kafka_settings, shown), 10, "the impressions are in Kafka")
 
 
@@ -214,7 +234,14 @@ async def _refused(call: Any, code: str, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("K_LIMIT", "0"), ("BATCH_SIZE", "many"), ("DEVICE", "abacus"), ("QUEUE_LIMIT", "0"), ("PORT", "70000")],
+    [
+        ("K_LIMIT", "0"),
+        ("BATCH_SIZE", "many"),
+        ("DEVICE", "abacus"),
+        ("QUEUE_LIMIT", "0"),
+        ("PORT", "70000"),
+        ("RULES", "/none"),
+    ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"FINESTREAM_RANKING_{name}", value)

@@ -7,7 +7,12 @@ import pytest
 from services.ranking import requests
 from shared.errors import InvalidRequest
 from shared.pb.finestream.v1.position_pb2 import Position
-from shared.pb.finestream.v1.ranking_pb2 import RankBatchRequest, RankRequest
+from shared.pb.finestream.v1.ranking_pb2 import (
+    DIVERSITY_METHOD_MMR,
+    EXPLORATION_METHOD_EPSILON,
+    RankBatchRequest,
+    RankRequest,
+)
 
 LIMIT = 1000
 
@@ -30,6 +35,10 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("another user's event", {"after": [Position(topic="reviews", key="v")]}, "after", "another user"),
     ("item without a key", {"after": [Position(topic="items")]}, "after.key", "empty"),
     ("negative offset", {"after": [Position(topic="reviews", offset=-1)]}, "after", "negative"),
+    ("too much diversity", {"diversity": 1.5}, "diversity", "send 0 to 1"),
+    ("diversity that is no number", {"diversity": float("nan")}, "diversity", "send 0 to 1"),
+    ("less than no item of a category", {"max_per_category": -1}, "max_per_category", "or 0 for no limit"),
+    ("exploration of less than nothing", {"exploration": -0.1}, "exploration", "send 0 to 1"),
     ("many positions", {"after": [Position(topic="reviews")] * 65}, "after", "at most 64"),
 ]
 
@@ -64,6 +73,19 @@ def test_a_request_at_every_bound_is_taken() -> None:
     assert (query.k, len(query.candidates), len(query.context)) == (LIMIT, 10_000, 50)
     assert [after.topic for after in query.after_user] == ["interactions"]
     assert [after.key for after in query.after_items] == ["i"]
+
+
+def test_what_a_request_leaves_out_of_its_arrangement_is_the_services() -> None:
+    default = requests.Arrangement(0.4, "dpp", exploration=0.25, exploration_method="ucb")
+    assert requests.read(RankRequest(user_id="u"), LIMIT, default).arrangement == default
+    asked = RankRequest(
+        user_id="u", diversity=0.0, diversity_method=DIVERSITY_METHOD_MMR, max_per_category=2, exploration=0.5,
+        exploration_method=EXPLORATION_METHOD_EPSILON,
+    )  # fmt: skip
+    expected = requests.Arrangement(0.0, "mmr", 2, 0.5, "epsilon")
+    assert requests.read(asked, LIMIT, default).arrangement == expected
+    plain = RankRequest(user_id="u", diversity=0.0, exploration=0.0)
+    assert requests.read(plain, LIMIT, default).arrangement.by_score
 
 
 def test_an_invalid_one_of_a_batch_is_named_by_its_index() -> None:

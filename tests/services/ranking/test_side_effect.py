@@ -6,6 +6,7 @@ from typing import Any
 from prometheus_client import REGISTRY
 
 from services.ranking.stages.side_effect import Impressions
+from shared import events
 from shared.errors import Unavailable
 from shared.events import Impression
 from shared.pb.finestream.v1 import ranking_pb2
@@ -47,6 +48,27 @@ async def test_an_impression_tells_who_was_shown_what_in_which_order_and_why() -
     (sent,) = sender.sent
     assert (sent.user_id, sent.request_id, sent.item_ids) == ("u", "r1", ["b", "a"])
     assert (sent.rung, sent.model_version) == ("popular", "v1")
+    await impressions.stop()
+
+
+async def test_an_impression_of_an_exploring_policy_has_its_propensities_and_what_was_explored() -> None:
+    sender = SenderDouble()
+    impressions = Impressions(sender, 10)
+    impressions.start()
+    exploring = answer("r1")
+    exploring.policy = "epsilon 0.1"
+    exploring.items[0].propensity = 0.9
+    exploring.items[1].propensity = 0.01
+    exploring.items[0].placement = ranking_pb2.PLACEMENT_PINNED
+    exploring.items[1].placement = ranking_pb2.PLACEMENT_EXPLORED
+    impressions.offer("u", exploring)
+    impressions.offer("u", answer("r2"))
+    await until(lambda: len(sender.sent) == 2, 5, "they are written")
+    explored, plain = sender.sent
+    assert (explored.policy, explored.propensities, explored.explored) == ("epsilon 0.1", [0.9, 0.01], [1])
+    assert explored.pinned == [0]
+    assert (plain.policy, plain.propensities, plain.explored) == ("", [], [])
+    assert events.decode("impressions", events.encode(explored)) == explored
     await impressions.stop()
 
 

@@ -12,8 +12,8 @@ from shared.cli.main import app
 
 runner = CliRunner()
 LEAVES = [
-    ["up"], ["demo"], ["replay"], ["rank"], ["train"], ["evaluate"], ["verify"], ["rebuild"], ["respace"], ["extract"],
-    ["prepay"], ["evaluate-extraction"], ["attributes", "discover"], ["attributes", "make"], ["bench"], ["schema"],
+    ["up"], ["demo"], ["replay"], ["rank"], ["similar"], ["train"], ["evaluate"], ["verify"], ["rebuild"], ["respace"], ["extract"],
+    ["prepay"], ["evaluate-extraction"], ["evaluate-diversity"], ["attributes", "discover"], ["attributes", "make"], ["bench"], ["schema"],
     ["settings"],
     ["publish", "click"], ["publish", "review"], ["publish", "item"],
     ["bundles", "list"], ["bundles", "rollback"], ["dlq", "list"], ["dlq", "show"], ["dlq", "replay"],

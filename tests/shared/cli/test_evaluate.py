@@ -111,3 +111,24 @@ def test_a_config_that_is_not_there_is_told_what_there_is(tmp_path: Path) -> Non
     code, said = call(tmp_path, "musical_instrument")
     assert code == 2
     assert "neither a file nor one of ablations, beauty," in said
+
+
+def test_evaluate_diversity_writes_table_rows_and_plot(tmp_path: Path) -> None:
+    models = '[[model]]\nkind = "popularity"\n'
+    config = write_config(write_log(tmp_path) / "small.toml", models)
+    told = [
+        "evaluate-diversity", str(config), "--data", str(tmp_path), "--model", "popularity", "--pool", "15",
+        "--json", str(tmp_path / "docs/d.json"), "--out", str(tmp_path / "docs/d.md"),
+        "--plot", str(tmp_path / "docs/plots/d.svg"),
+    ]  # fmt: skip
+    done = runner.invoke(app, told)
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "docs/d.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["none", *["mmr"] * 10, *["dpp"] * 10]
+    document = (tmp_path / "docs/d.md").read_text()
+    assert "| mmr | 0.5 |" in document
+    assert "![Made up](plots/d.svg)" in document
+    assert (tmp_path / "docs/plots/d.svg").stat().st_size < 100_000
+    wrong = runner.invoke(app, [*told, "--model", "x"])
+    assert wrong.exit_code == 2
+    assert "there is no model 'x'" in wrong.output

@@ -25,33 +25,49 @@ _sym_db = _symbol_database.Default()
 from shared.pb.finestream.v1 import position_pb2 as finestream_dot_v1_dot_position__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66inestream/v1/ranking.proto\x12\rfinestream.v1\x1a\x1c\x66inestream/v1/position.proto\"\xe6\x01\n\x0bRankRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\ncandidates\x18\x03 \x03(\t\x12\x15\n\rcontext_items\x18\x04 \x03(\t\x12\x15\n\rexclude_items\x18\x05 \x03(\t\x12\x12\n\ncategories\x18\x06 \x03(\t\x12\x14\n\x0cinclude_seen\x18\x07 \x01(\x08\x12&\n\x05\x61\x66ter\x18\x08 \x03(\x0b\x32\x17.finestream.v1.Position\x12\x1c\n\x14without_explanations\x18\t \x01(\x08\x42\x04\n\x02_k\"\xae\x01\n\x0cRankResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.finestream.v1.RankedItem\x12!\n\x04rung\x18\x02 \x01(\x0e\x32\x13.finestream.v1.Rung\x12\x13\n\x0brung_reason\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x11\n\twatermark\x18\x05 \x01(\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"]\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12/\n\x0b\x65xplanation\x18\x03 \x01(\x0b\x32\x1a.finestream.v1.Explanation\"\xaa\x01\n\x0b\x45xplanation\x12/\n\x07opinion\x18\x01 \x01(\x0b\x32\x1c.finestream.v1.OpinionReasonH\x00\x12/\n\x07history\x18\x02 \x01(\x0b\x32\x1c.finestream.v1.HistoryReasonH\x00\x12/\n\x07popular\x18\x03 \x01(\x0b\x32\x1c.finestream.v1.PopularReasonH\x00\x42\x08\n\x06reason\"U\n\rOpinionReason\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0f\n\x07opinion\x18\x02 \x01(\t\x12\r\n\x05quote\x18\x03 \x01(\t\x12\x11\n\treview_id\x18\x04 \x01(\t\" \n\rHistoryReason\x12\x0f\n\x07item_id\x18\x01 \x01(\t\"\x1e\n\rPopularReason\x12\r\n\x05users\x18\x01 \x01(\x01\"@\n\x10RankBatchRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.finestream.v1.RankRequest\"C\n\x11RankBatchResponse\x12.\n\tresponses\x18\x01 \x03(\x0b\x32\x1b.finestream.v1.RankResponse*N\n\x04Rung\x12\x14\n\x10RUNG_UNSPECIFIED\x10\x00\x12\r\n\tRUNG_FULL\x10\x01\x12\x0f\n\x0bRUNG_CACHED\x10\x02\x12\x10\n\x0cRUNG_POPULAR\x10\x03\x32\xa1\x01\n\x0eRankingService\x12?\n\x04Rank\x12\x1a.finestream.v1.RankRequest\x1a\x1b.finestream.v1.RankResponse\x12N\n\tRankBatch\x12\x1f.finestream.v1.RankBatchRequest\x1a .finestream.v1.RankBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66inestream/v1/ranking.proto\x12\rfinestream.v1\x1a\x1c\x66inestream/v1/position.proto\"\xeb\x03\n\x0bRankRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\ncandidates\x18\x03 \x03(\t\x12\x15\n\rcontext_items\x18\x04 \x03(\t\x12\x15\n\rexclude_items\x18\x05 \x03(\t\x12\x12\n\ncategories\x18\x06 \x03(\t\x12\x14\n\x0cinclude_seen\x18\x07 \x01(\x08\x12&\n\x05\x61\x66ter\x18\x08 \x03(\x0b\x32\x17.finestream.v1.Position\x12\x1c\n\x14without_explanations\x18\t \x01(\x08\x12\x16\n\tdiversity\x18\n \x01(\x02H\x01\x88\x01\x01\x12\x38\n\x10\x64iversity_method\x18\x0b \x01(\x0e\x32\x1e.finestream.v1.DiversityMethod\x12\x18\n\x10max_per_category\x18\x0c \x01(\x05\x12\x18\n\x0b\x65xploration\x18\r \x01(\x02H\x02\x88\x01\x01\x12<\n\x12\x65xploration_method\x18\x0e \x01(\x0e\x32 .finestream.v1.ExplorationMethod\x12\r\n\x05paged\x18\x0f \x01(\x08\x12\x12\n\npage_token\x18\x10 \x01(\tB\x04\n\x02_kB\x0c\n\n_diversityB\x0e\n\x0c_exploration\"\xd7\x01\n\x0cRankResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.finestream.v1.RankedItem\x12!\n\x04rung\x18\x02 \x01(\x0e\x32\x13.finestream.v1.Rung\x12\x13\n\x0brung_reason\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x11\n\twatermark\x18\x05 \x01(\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x0e\n\x06policy\x18\x07 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x08 \x01(\t\"\xb2\x01\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12/\n\x0b\x65xplanation\x18\x03 \x01(\x0b\x32\x1a.finestream.v1.Explanation\x12\x17\n\npropensity\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12+\n\tplacement\x18\x05 \x01(\x0e\x32\x18.finestream.v1.PlacementB\r\n\x0b_propensity\"\x8c\x02\n\x0b\x45xplanation\x12/\n\x07opinion\x18\x01 \x01(\x0b\x32\x1c.finestream.v1.OpinionReasonH\x00\x12/\n\x07history\x18\x02 \x01(\x0b\x32\x1c.finestream.v1.HistoryReasonH\x00\x12/\n\x07popular\x18\x03 \x01(\x0b\x32\x1c.finestream.v1.PopularReasonH\x00\x12\x31\n\x08\x65xplored\x18\x04 \x01(\x0b\x32\x1d.finestream.v1.ExploredReasonH\x00\x12-\n\x06pinned\x18\x05 \x01(\x0b\x32\x1b.finestream.v1.PinnedReasonH\x00\x42\x08\n\x06reason\"U\n\rOpinionReason\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0f\n\x07opinion\x18\x02 \x01(\t\x12\r\n\x05quote\x18\x03 \x01(\t\x12\x11\n\treview_id\x18\x04 \x01(\t\" \n\rHistoryReason\x12\x0f\n\x07item_id\x18\x01 \x01(\t\"\x1e\n\rPopularReason\x12\r\n\x05users\x18\x01 \x01(\x01\"\x1f\n\x0e\x45xploredReason\x12\r\n\x05users\x18\x01 \x01(\x01\"\x0e\n\x0cPinnedReason\"@\n\x10RankBatchRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.finestream.v1.RankRequest\"C\n\x11RankBatchResponse\x12.\n\tresponses\x18\x01 \x03(\x0b\x32\x1b.finestream.v1.RankResponse\"u\n!RankingServiceSimilarItemsRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\rexclude_items\x18\x03 \x03(\t\x12\x12\n\ncategories\x18\x04 \x03(\tB\x04\n\x02_k\"f\n\"RankingServiceSimilarItemsResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.finestream.v1.SimilarItem\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"2\n\x0bSimilarItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x02*g\n\x0f\x44iversityMethod\x12 \n\x1c\x44IVERSITY_METHOD_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44IVERSITY_METHOD_MMR\x10\x01\x12\x18\n\x14\x44IVERSITY_METHOD_DPP\x10\x02*s\n\x11\x45xplorationMethod\x12\"\n\x1e\x45XPLORATION_METHOD_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45XPLORATION_METHOD_EPSILON\x10\x01\x12\x1a\n\x16\x45XPLORATION_METHOD_UCB\x10\x02*N\n\x04Rung\x12\x14\n\x10RUNG_UNSPECIFIED\x10\x00\x12\r\n\tRUNG_FULL\x10\x01\x12\x0f\n\x0bRUNG_CACHED\x10\x02\x12\x10\n\x0cRUNG_POPULAR\x10\x03*T\n\tPlacement\x12\x19\n\x15PLACEMENT_UNSPECIFIED\x10\x00\x12\x16\n\x12PLACEMENT_EXPLORED\x10\x01\x12\x14\n\x10PLACEMENT_PINNED\x10\x02\x32\x96\x02\n\x0eRankingService\x12?\n\x04Rank\x12\x1a.finestream.v1.RankRequest\x1a\x1b.finestream.v1.RankResponse\x12N\n\tRankBatch\x12\x1f.finestream.v1.RankBatchRequest\x1a .finestream.v1.RankBatchResponse\x12s\n\x0cSimilarItems\x12\x30.finestream.v1.RankingServiceSimilarItemsRequest\x1a\x31.finestream.v1.RankingServiceSimilarItemsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finestream.v1.ranking_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNG']._serialized_start=1042
-  _globals['_RUNG']._serialized_end=1120
+  _globals['_DIVERSITYMETHOD']._serialized_start=1852
+  _globals['_DIVERSITYMETHOD']._serialized_end=1955
+  _globals['_EXPLORATIONMETHOD']._serialized_start=1957
+  _globals['_EXPLORATIONMETHOD']._serialized_end=2072
+  _globals['_RUNG']._serialized_start=2074
+  _globals['_RUNG']._serialized_end=2152
+  _globals['_PLACEMENT']._serialized_start=2154
+  _globals['_PLACEMENT']._serialized_end=2238
   _globals['_RANKREQUEST']._serialized_start=77
-  _globals['_RANKREQUEST']._serialized_end=307
-  _globals['_RANKRESPONSE']._serialized_start=310
-  _globals['_RANKRESPONSE']._serialized_end=484
-  _globals['_RANKEDITEM']._serialized_start=486
-  _globals['_RANKEDITEM']._serialized_end=579
-  _globals['_EXPLANATION']._serialized_start=582
-  _globals['_EXPLANATION']._serialized_end=752
-  _globals['_OPINIONREASON']._serialized_start=754
-  _globals['_OPINIONREASON']._serialized_end=839
-  _globals['_HISTORYREASON']._serialized_start=841
-  _globals['_HISTORYREASON']._serialized_end=873
-  _globals['_POPULARREASON']._serialized_start=875
-  _globals['_POPULARREASON']._serialized_end=905
-  _globals['_RANKBATCHREQUEST']._serialized_start=907
-  _globals['_RANKBATCHREQUEST']._serialized_end=971
-  _globals['_RANKBATCHRESPONSE']._serialized_start=973
-  _globals['_RANKBATCHRESPONSE']._serialized_end=1040
-  _globals['_RANKINGSERVICE']._serialized_start=1123
-  _globals['_RANKINGSERVICE']._serialized_end=1284
+  _globals['_RANKREQUEST']._serialized_end=568
+  _globals['_RANKRESPONSE']._serialized_start=571
+  _globals['_RANKRESPONSE']._serialized_end=786
+  _globals['_RANKEDITEM']._serialized_start=789
+  _globals['_RANKEDITEM']._serialized_end=967
+  _globals['_EXPLANATION']._serialized_start=970
+  _globals['_EXPLANATION']._serialized_end=1238
+  _globals['_OPINIONREASON']._serialized_start=1240
+  _globals['_OPINIONREASON']._serialized_end=1325
+  _globals['_HISTORYREASON']._serialized_start=1327
+  _globals['_HISTORYREASON']._serialized_end=1359
+  _globals['_POPULARREASON']._serialized_start=1361
+  _globals['_POPULARREASON']._serialized_end=1391
+  _globals['_EXPLOREDREASON']._serialized_start=1393
+  _globals['_EXPLOREDREASON']._serialized_end=1424
+  _globals['_PINNEDREASON']._serialized_start=1426
+  _globals['_PINNEDREASON']._serialized_end=1440
+  _globals['_RANKBATCHREQUEST']._serialized_start=1442
+  _globals['_RANKBATCHREQUEST']._serialized_end=1506
+  _globals['_RANKBATCHRESPONSE']._serialized_start=1508
+  _globals['_RANKBATCHRESPONSE']._serialized_end=1575
+  _globals['_RANKINGSERVICESIMILARITEMSREQUEST']._serialized_start=1577
+  _globals['_RANKINGSERVICESIMILARITEMSREQUEST']._serialized_end=1694
+  _globals['_RANKINGSERVICESIMILARITEMSRESPONSE']._serialized_start=1696
+  _globals['_RANKINGSERVICESIMILARITEMSRESPONSE']._serialized_end=1798
+  _globals['_SIMILARITEM']._serialized_start=1800
+  _globals['_SIMILARITEM']._serialized_end=1850
+  _globals['_RANKINGSERVICE']._serialized_start=2241
+  _globals['_RANKINGSERVICE']._serialized_end=2519
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,11 @@ class RankingServiceStub:
                 request_serializer=finestream_dot_v1_dot_ranking__pb2.RankBatchRequest.SerializeToString,
                 response_deserializer=finestream_dot_v1_dot_ranking__pb2.RankBatchResponse.FromString,
                 _registered_method=True)
+        self.SimilarItems = channel.unary_unary(
+                '/finestream.v1.RankingService/SimilarItems',
+                request_serializer=finestream_dot_v1_dot_ranking__pb2.RankingServiceSimilarItemsRequest.SerializeToString,
+                response_deserializer=finestream_dot_v1_dot_ranking__pb2.RankingServiceSimilarItemsResponse.FromString,
+                _registered_method=True)
 
 
 class RankingServiceServicer:
@@ -64,6 +69,14 @@ class RankingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SimilarItems(self, request, context):
+        """The items most like one, by the vectors that rankings score with. NOT_FOUND for an item that is not in the
+        catalogue, FAILED_PRECONDITION while no model has been published.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RankingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +89,11 @@ def add_RankingServiceServicer_to_server(servicer, server):
                     servicer.RankBatch,
                     request_deserializer=finestream_dot_v1_dot_ranking__pb2.RankBatchRequest.FromString,
                     response_serializer=finestream_dot_v1_dot_ranking__pb2.RankBatchResponse.SerializeToString,
+            ),
+            'SimilarItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.SimilarItems,
+                    request_deserializer=finestream_dot_v1_dot_ranking__pb2.RankingServiceSimilarItemsRequest.FromString,
+                    response_serializer=finestream_dot_v1_dot_ranking__pb2.RankingServiceSimilarItemsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -133,6 +151,33 @@ class RankingService:
             '/finestream.v1.RankingService/RankBatch',
             finestream_dot_v1_dot_ranking__pb2.RankBatchRequest.SerializeToString,
             finestream_dot_v1_dot_ranking__pb2.RankBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimilarItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finestream.v1.RankingService/SimilarItems',
+            finestream_dot_v1_dot_ranking__pb2.RankingServiceSimilarItemsRequest.SerializeToString,
+            finestream_dot_v1_dot_ranking__pb2.RankingServiceSimilarItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

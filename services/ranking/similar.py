@@ -1,0 +1,110 @@
+"""SimilarItems: the items most like one, by the cosine of the vectors that the model scores with.
+
+graph_updater's SimilarItems compares texts or opinions; this one compares what the model has learnt of who meets what
+as well. Calls that arrive together are one pass over the item table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from services.ranking.batcher import Limits, MicroBatcher
+from services.ranking.catalogue import Catalogue
+from services.ranking.facts import Facts
+from services.ranking.inference import Inference
+from services.ranking.job import Pick
+from services.ranking.requests import SimilarQuery
+from services.ranking.stages import select
+from services.ranking.stages.allowed import Allowed
+from services.ranking.stages.score import Rows
+from shared.errors import FailedPrecondition, NotFound
+from shared.models.contract import ItemTable
+from shared.pb.finestream.v1 import ranking_pb2
+
+NO_MODEL: Final = "no model has been published yet; train one, or ask GraphService.SimilarItems, which compares texts"
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    response: ranking_pb2.RankingServiceSimilarItemsResponse | None  # None: the item is not in the catalogue
+
+
+class Similar:
+    def __init__(self, catalogue: Catalogue, inference: Inference, limits: Limits, tile_items: int) -> None:
+        self._catalogue = catalogue
+        self._inference = inference
+        self._tile_items = tile_items
+        self._together: MicroBatcher[SimilarQuery, _Found] = MicroBatcher("similar", self._infer, limits)
+
+    def start(self) -> None:
+        self._together.start()
+
+    async def stop(self) -> None:
+        await self._together.stop()
+
+    async def items(self, query: SimilarQuery, deadline: float) -> ranking_pb2.RankingServiceSimilarItemsResponse:
+        """Answer one query; `deadline` is on time.monotonic's clock.
+
+        Raises NotFound for an item that is not in the catalogue, FailedPrecondition while there is no model,
+        DeadlineExceeded and Overloaded.
+        """
+        if self._catalogue.current.release.model is None:
+            raise FailedPrecondition(NO_MODEL)
+        found = await self._together.submit(query, deadline)
+        if found.response is None:
+            raise NotFound(f"item {query.item_id!r} is not in the catalogue; publish it, or ask for another")
+        return found.response
+
+    async def _infer(self, queries: Sequence[SimilarQuery]) -> Sequence[_Found]:
+        return await self._inference.run(self._find, queries)
+
+    def _find(self, queries: Sequence[SimilarQuery]) -> list[_Found]:
+        generation = self._catalogue.current
+        facts, table = generation.facts, generation.table
+        known = [query for query in queries if query.item_id in facts.row_of]
+        if table is None or not known:
+            return [_Found(None)] * len(queries)
+        found = iter(nearest(known, facts, table, self._tile_items))
+        version = generation.release.version
+        return [
+            _Found(_response(next(found), facts, version) if query.item_id in facts.row_of else None)
+            for query in queries
+        ]
+
+
+def nearest(queries: Sequence[SimilarQuery], facts: Facts, table: ItemTable, tile_items: int) -> list[list[Pick]]:
+    """The k nearest rows of each, without the item itself; those without categories in one pass together."""
+    left_out = [{facts.row_of[item] for item in (q.item_id, *q.excludes) if item in facts.row_of} for q in queries]
+    found: list[list[Pick]] = [[] for _ in queries]
+    whole = [at for at, query in enumerate(queries) if not query.categories]
+    if whole:
+        k = max(queries[at].k for at in whole)
+        scores = ByCosine([facts.row_of[queries[at].item_id] for at in whole], table)
+        best = select.best(scores, Allowed(facts.available, [left_out[at] for at in whole]), k, tile_items)
+        for at, picks in zip(whole, best, strict=True):
+            found[at] = picks[: queries[at].k]
+    for at, query in enumerate(queries):
+        if query.categories:
+            rows = facts.rows_in(query.categories) - left_out[at]
+            scores = ByCosine([facts.row_of[query.item_id]], table)
+            found[at] = select.best_of(scores, facts.available, rows, query.k, tile_items)
+    return found
+
+
+class ByCosine:
+    """score = the cosine of an asked row and a row of the table."""
+
+    def __init__(self, asked: Sequence[int], table: ItemTable) -> None:
+        self._table = table
+        self._directions = F.normalize(table.vectors[list(asked)].float(), dim=1)  # (B, D)
+
+    def tile(self, rows: Rows) -> Tensor:
+        return self._directions @ F.normalize(self._table.vectors[rows].float(), dim=1).T
+
+
+def _response(picks: Sequence[Pick], facts: Facts, version: str) -> ranking_pb2.RankingServiceSimilarItemsResponse:
+    items = [ranking_pb2.SimilarItem(item_id=facts.item_ids[pick.row], similarity=pick.score) for pick in picks]
+    return ranking_pb2.RankingServiceSimilarItemsResponse(items=items, model_version=version)
