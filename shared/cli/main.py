@@ -136,7 +136,12 @@ def rank(
         "exploration_method": exploration_method and EXPLORATION_METHODS[exploration_method],
     }
     ranking, titles = run(_rank(user, k, asked))
-    Console().print_json(data=ranking) if as_json else Console().print(table(ranking, titles))
+    if as_json:
+        Console().print_json(data=ranking)
+        return
+    Console().print(table(ranking, titles))
+    if ranking["next_page_token"]:
+        typer.echo(f"the next page: --page-token {ranking['next_page_token']}")
 
 
 async def _rank(user: str, k: int, asked: dict[str, Any]) -> tuple[dict[str, object], dict[str, str]]:

@@ -69,9 +69,7 @@ def table(ranking: Mapping[str, Any], titles: Mapping[str, str]) -> Table:
     """A ranking as a table, one row an item."""
     rung = ranking["rung"] + (f" ({ranking['rung_reason']})" if ranking["rung_reason"] else "")
     heading = f"{ranking['user']}: rung {rung}, model {ranking['model_version'] or 'none yet'}"
-    token = ranking.get("next_page_token")
-    more = f"the next page: --page-token {token}" if token else None
-    drawn = Table(title=escape(heading), title_justify="left", caption=more, caption_justify="left")
+    drawn = Table(title=escape(heading), title_justify="left")
     for name, justify in (("#", "right"), ("item", "left"), ("score", "right"), ("why", "left")):
         drawn.add_column(name, justify=justify)  # type: ignore[arg-type]  # the four words are right
     rows = zip(ranking["items"], ranking["scores"], ranking["explanations"], strict=True)

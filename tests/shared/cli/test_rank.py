@@ -1,0 +1,107 @@
+"""`finestream rank` and `finestream similar`: options become the request, and the answer is told in words."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import click
+import grpc
+import pytest
+from typer.testing import CliRunner
+
+from shared.cli.main import app
+from shared.pb.finestream.v1 import graph_pb2, graph_pb2_grpc, ranking_pb2, ranking_pb2_grpc
+from shared.pb.finestream.v1.ranking_pb2 import Explanation, RankedItem, RankRequest
+
+runner = CliRunner()
+
+
+class RankingDouble(ranking_pb2_grpc.RankingServiceServicer):
+    """A test double of ranking: one answer with every way to come to a place."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def Rank(self, request: RankRequest, context: Any) -> ranking_pb2.RankResponse:
+        self.asked.append(request)
+        explored = Explanation(explored=ranking_pb2.ExploredReason(users=3))
+        pinned = Explanation(pinned=ranking_pb2.PinnedReason())
+        return ranking_pb2.RankResponse(
+            items=[
+                RankedItem(item_id="a", score=2.0, explanation=explored, propensity=0.1),
+                RankedItem(item_id="b", score=1.0, explanation=pinned, propensity=1.0),
+            ],
+            rung=ranking_pb2.RUNG_FULL, policy="ucb 0.1", next_page_token="next" if request.paged else "",
+        )  # fmt: skip
+
+    def SimilarItems(self, request: Any, context: Any) -> ranking_pb2.RankingServiceSimilarItemsResponse:
+        self.asked.append(request)
+        items = [ranking_pb2.SimilarItem(item_id="b", similarity=0.5)]
+        return ranking_pb2.RankingServiceSimilarItemsResponse(items=items, model_version="v1")
+
+
+class GraphDouble(graph_pb2_grpc.GraphServiceServicer):
+    """A test double of graph_updater that knows nothing."""
+
+    def GetItems(self, request: Any, context: Any) -> graph_pb2.GetItemsResponse:
+        return graph_pb2.GetItemsResponse(items=[graph_pb2.NodeState(id=item_id) for item_id in request.item_ids])
+
+
+@pytest.fixture
+def ranking(monkeypatch: pytest.MonkeyPatch) -> Iterator[RankingDouble]:
+    double = RankingDouble()
+    server = grpc.server(ThreadPoolExecutor(2))
+    ranking_pb2_grpc.add_RankingServiceServicer_to_server(double, server)
+    graph_pb2_grpc.add_GraphServiceServicer_to_server(GraphDouble(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    monkeypatch.setenv("FINESTREAM_RANKING_ADDRESS", address)
+    monkeypatch.setenv("FINESTREAM_GRAPH_ADDRESS", address)
+    yield double
+    server.stop(None).wait()
+
+
+def test_what_is_left_out_is_left_to_the_service(ranking: RankingDouble) -> None:
+    assert runner.invoke(app, ["rank", "alice"]).exit_code == 0
+    assert ranking.asked == [RankRequest(user_id="alice", k=10)]
+
+
+def test_every_option_is_in_the_request_and_the_answer_is_whole(ranking: RankingDouble) -> None:
+    shown = runner.invoke(app, [
+        "rank", "alice", "--k", "5", "--diversity", "0", "--diversity-method", "dpp", "--per-category", "2",
+        "--exploration", "0.5", "--exploration-method", "ucb", "--paged", "--page-token", "t", "--json",
+    ])  # fmt: skip
+    assert shown.exit_code == 0, shown.output
+    assert ranking.asked == [
+        RankRequest(
+            user_id="alice", k=5, diversity=0.0, diversity_method=ranking_pb2.DIVERSITY_METHOD_DPP, max_per_category=2,
+            exploration=0.5, exploration_method=ranking_pb2.EXPLORATION_METHOD_UCB, paged=True, page_token="t",
+        )
+    ]  # fmt: skip
+    told = json.loads(shown.output)
+    assert told["explanations"] == [{"kind": "explored", "users": 3}, {"kind": "pinned"}]
+    assert (told["policy"], told["propensities"], told["next_page_token"]) == ("ucb 0.1", [0.1, 1.0], "next")
+
+
+def test_a_table_says_why_and_how_to_go_on(ranking: RankingDouble) -> None:
+    shown = runner.invoke(app, ["rank", "alice", "--paged"], terminal_width=200)
+    said = click.unstyle(shown.output)
+    assert "shown to learn about it" in said
+    assert "put here by a rule" in said
+    assert "--page-token next" in said
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--diversity", "2"], ["--exploration", "-1"], ["--diversity-method", "x"], ["--per-category", "-1"]]
+)
+def test_a_wrong_option_is_told_before_anybody_is_asked(ranking: RankingDouble, wrong: list[str]) -> None:
+    assert runner.invoke(app, ["rank", "alice", *wrong]).exit_code == 2
+    assert ranking.asked == []
+
+
+def test_similar_names_the_items_and_how_alike_they_are(ranking: RankingDouble) -> None:
+    shown = runner.invoke(app, ["similar", "a", "--k", "3", "--category", "c", "--json"])
+    assert ranking.asked == [ranking_pb2.RankingServiceSimilarItemsRequest(item_id="a", k=3, categories=["c"])]
+    assert json.loads(shown.output) == {"item": "a", "items": ["b"], "similarities": [0.5], "model_version": "v1"}
+    assert "0.500" in runner.invoke(app, ["similar", "a"]).output
