@@ -27,7 +27,7 @@ from shared.pb.finestream.v1 import ranking_pb2_grpc
 from shared.service import Heartbeat, Runtime, run
 
 NAME = "finestream.v1.RankingService"
-HYDRATIONS_AT_ONCE = 4
+BATCHES_AT_ONCE = 2  # one is ranked, the states of the other are on their way
 PULSE_SECONDS = 1.0
 GRACE_SECONDS = 5.0
 log = logs.get(__name__)
@@ -52,11 +52,8 @@ class Service:
         )  # fmt: skip
         self.producer = kafka.Producer(s.kafka, linger_ms=20)
         self.impressions = Impressions(self.producer, s.impressions_buffer) if s.impressions else None
-        # Half the wait: a request waits for company twice, here and at the inference.
-        wait = s.batch_wait_seconds / 2
-        hydrations = Limits(s.batch_size, wait, s.queue_age_seconds, s.queue_limit, HYDRATIONS_AT_ONCE)
-        hydrate = Hydrate(graph, self.catalogue, cache, hydrations, s.hydrate_timeout_seconds)
-        batches = Limits(s.batch_size, wait, s.queue_age_seconds, s.queue_limit)
+        hydrate = Hydrate(graph, self.catalogue, cache, s.hydrate_timeout_seconds, s.queue_limit)
+        batches = Limits(s.batch_size, s.batch_wait_seconds, s.queue_age_seconds, s.queue_limit, BATCHES_AT_ONCE)
         self.pipeline = Pipeline(hydrate, self.catalogue, self.inference, self.impressions, batches, s.tile_items)
 
     async def start(self, heart: Callable[[str], Heartbeat]) -> None:

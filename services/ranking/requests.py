@@ -1,5 +1,6 @@
 """What a Rank call may ask: validated once, at the edge, into a Query."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,7 @@ MAX_EXCLUDES: Final = 1_000
 MAX_CATEGORIES: Final = 32
 MAX_AFTER: Final = 64
 MAX_BATCH: Final = 256
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 # Topics whose facts become part of a user's state; `items` becomes part of an item's.
 USER_TOPICS: Final = (topics.INTERACTIONS, topics.REVIEWS, topics.ERASURES)
 
@@ -56,7 +58,7 @@ class Query:
 def read(request: ranking_pb2.RankRequest, k_limit: int) -> Query:
     """Raises InvalidRequest with a sentence that says what to change."""
     _check_id("user_id", request.user_id)
-    if any(ord(character) < 32 or ord(character) == 127 for character in request.user_id):
+    if CONTROL.search(request.user_id):
         raise InvalidRequest("user_id has control characters", "user_id")
     return Query(
         user_id=request.user_id,

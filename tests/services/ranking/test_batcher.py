@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from services.ranking.batcher import Limits, MicroBatcher
+from services.ranking.batcher import Limits, MicroBatcher, Ticket
 from shared.errors import DeadlineExceeded, Overloaded
 from tests.parts import until
 
@@ -19,12 +19,14 @@ class Doubling:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def __call__(self, queries: Sequence[int]) -> list[int]:
-        self.batches.append(list(queries))
+    async def __call__(self, tickets: Sequence[Ticket[int, int]]) -> None:
+        queries = [ticket.query for ticket in tickets]
+        self.batches.append(queries)
         await self.gate.wait()
         if -1 in queries:
             raise ValueError("poison")
-        return [2 * query for query in queries]
+        for ticket in tickets:
+            ticket.settle(2 * ticket.query)
 
 
 @pytest.fixture
