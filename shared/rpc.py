@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
@@ -31,6 +32,7 @@ STATUS_OF: Final[dict[type[errors.FinestreamError], grpc.StatusCode]] = {
 # Probes of an orchestrator carry no token.
 OPEN_METHODS: Final = "/grpc.health.v1.Health/"
 KEEPALIVE: Final = [("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000)]
+Admit = Callable[[str, Any], None]
 LONGEST_RECONNECT_MS: Final = 5_000  # gRPC's own two minutes are how late a service that is back would be found
 
 
@@ -54,14 +56,17 @@ async def serve(
     register: Callable[[grpc.aio.Server], None],
     service_names: Sequence[str],
     health: Health,
+    admit: "Admit | None" = None,
 ) -> Server:
     """Open the service's gRPC port. Health answers NOT_SERVING until `health.ready()`.
+
+    `admit(method, context)` may refuse a call of the service's own by raising before its message is parsed.
 
     Raises WrongSetting when the port is taken or a TLS file cannot be read.
     """
     options = settings.grpc
     server = grpc.aio.server(
-        interceptors=[_Edge(options.token.get_secret_value())],
+        interceptors=[_Edge(options.token.get_secret_value(), service_names, admit)],
         options=[
             *KEEPALIVE,
             ("grpc.max_receive_message_length", options.max_message_bytes),
@@ -164,10 +169,12 @@ class _StreamToken(grpc.aio.StreamUnaryClientInterceptor):  # type: ignore[type-
 
 
 class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Checks the token, times the call, and turns our errors into status codes with a sentence."""
+    """Checks the token, asks `admit`, times the call, and turns our errors into status codes with a sentence."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, service_names: Sequence[str] = (), admit: Admit | None = None) -> None:
         self._token = f"Bearer {token}".encode() if token else b""
+        self._own = tuple(f"/{name}/" for name in service_names)
+        self._admit = admit
         self._edged: dict[tuple[str, bool], Any] = {}  # (method, allowed) -> handler; only of methods that there are
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
@@ -183,12 +190,13 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
     def _edge(self, handler: Any, method: str, allowed: bool) -> Any:
         if handler.response_streaming:  # reflection and health watch
             return handler if allowed else _refusing(handler)
-        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        wrapped = self._wrapped(inner, method, allowed)
-        make = (
-            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-        )
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        if handler.request_streaming:
+            wrapped = self._wrapped(handler.stream_unary, method, allowed)
+            return grpc.stream_unary_rpc_method_handler(
+                wrapped, handler.request_deserializer, handler.response_serializer
+            )
+        wrapped = self._wrapped(_parsing(handler.unary_unary, handler.request_deserializer), method, allowed)
+        return grpc.unary_unary_rpc_method_handler(wrapped, None, handler.response_serializer)
 
     def _allowed(self, details: Any) -> bool:
         if not self._token or details.method.startswith(OPEN_METHODS):
@@ -198,12 +206,15 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
     def _wrapped(self, inner: Callable[[Any, Any], Awaitable[Any]], method: str, allowed: bool) -> Any:
         seconds_of = cache(partial(metrics.RPC_SECONDS.labels, method))  # by the status; labels() is slow
+        admit = self._admit if method.startswith(self._own) else None
 
         async def call(request: Any, context: Any) -> Any:
             started, code = time.perf_counter(), grpc.StatusCode.OK
             try:
                 if not allowed:
                     raise errors.Unauthenticated("send the header 'authorization: Bearer <token>' with a valid token")
+                if admit:
+                    admit(method, context)
                 return await inner(request, context)
             except errors.FinestreamError as error:
                 code = STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
@@ -220,6 +231,19 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 seconds_of(name).observe(time.perf_counter() - started)
 
         return call
+
+
+def _parsing(inner: Callable[[Any, Any], Awaitable[Any]], parse: Callable[[bytes], Any]) -> Any:
+    """Parsed here and not by gRPC: later, so that who is refused costs no more, and with a sentence where it fails."""
+
+    async def call(data: bytes, context: Any) -> Any:
+        try:
+            request = parse(data)
+        except DecodeError:
+            raise errors.InvalidRequest("the message cannot be parsed; send what the service's proto says") from None
+        return await inner(request, context)
+
+    return call
 
 
 def _refusing(handler: Any) -> Any:

@@ -1,8 +1,8 @@
 """Micro-batches: requests that arrive together are worked on together; overload is refused at once.
 
 A batch starts when it is full or its first request has waited `longest_wait`. A request is refused when the
-queue is full, when the queue cannot be worked off before the request's deadline (judged by how long batches
-have taken), or when it has waited for `oldest_age`. Work whose caller has gone, or whose deadline has passed,
+queue is full, when the queue takes more than half of the time until the request's deadline (judged by how long
+batches have taken), or when it has waited for `oldest_age`. Work whose caller has gone, or whose deadline has passed,
 is never started.
 """
 
@@ -21,6 +21,7 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 log = logs.get(__name__)
 SMOOTHING: Final = 0.2  # of the running mean of a batch's seconds
+SHARE_OF_DEADLINE: Final = 0.5  # for the queue: what is answered too late is work lost, which overload cannot afford
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class MicroBatcher(Generic[Q, A]):
         self._waiting: deque[Ticket[Q, A]] = deque()
         self._arrived = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
-        self._busy = 0
+        self._begun: list[float] = []  # when each batch began that is being worked on
         self._batch_seconds = 0.0
         self._queue_length = metrics.QUEUE.labels(name)
         self._batch_size = metrics.BATCH_SIZE.labels(name)
@@ -78,14 +79,15 @@ class MicroBatcher(Generic[Q, A]):
 
         Raises Overloaded or DeadlineExceeded where it is not worked on, and whatever `run` raises for it.
         """
-        self._admit(deadline)
+        self.admit(deadline)
         ticket: Ticket[Q, A] = Ticket(query, asyncio.get_running_loop().create_future(), deadline, time.monotonic())
         self._waiting.append(ticket)
         self._queue_length.set(len(self._waiting))
         self._arrived.set()
         return await ticket.answer
 
-    def _admit(self, deadline: float) -> None:
+    def admit(self, deadline: float) -> None:
+        """Raises Overloaded or DeadlineExceeded where a request would be refused now."""
         left = deadline - time.monotonic()
         if left <= 0:
             metrics.REFUSED.labels("deadline").inc()
@@ -93,8 +95,10 @@ class MicroBatcher(Generic[Q, A]):
         if len(self._waiting) >= self._limits.queue:
             metrics.REFUSED.labels("queue_full").inc()
             raise Overloaded("too many requests wait; try again with back-off")
-        batches_ahead = (self._busy + len(self._waiting) // self._limits.largest) / self._limits.workers
-        if batches_ahead * self._batch_seconds > left:
+        batches_ahead = (len(self._begun) + len(self._waiting) // self._limits.largest) / self._limits.workers
+        # A batch that has not ended says sooner than the mean that they have become slow.
+        seconds = max([self._batch_seconds, *(time.monotonic() - begun for begun in self._begun)])
+        if batches_ahead * seconds > SHARE_OF_DEADLINE * left:
             metrics.REFUSED.labels("queue_long").inc()
             raise Overloaded("the queue is longer than the deadline allows; try again with back-off or allow more time")
 
@@ -138,8 +142,8 @@ class MicroBatcher(Generic[Q, A]):
 
     async def _answer(self, batch: list[Ticket[Q, A]]) -> None:
         self._batch_size.observe(len(batch))
-        self._busy += 1
-        started = time.monotonic()
+        began = time.monotonic()
+        self._begun.append(began)
         try:
             await self._run(batch)
             if not all(ticket.answer.done() for ticket in batch):
@@ -157,8 +161,8 @@ class MicroBatcher(Generic[Q, A]):
             else:
                 await self._answer_alone(batch)
         finally:
-            self._busy -= 1
-            took = time.monotonic() - started
+            self._begun.remove(began)
+            took = time.monotonic() - began
             self._batch_seconds += SMOOTHING * (took - self._batch_seconds)
 
     async def _answer_alone(self, batch: list[Ticket[Q, A]]) -> None:

@@ -1,6 +1,7 @@
 """ranking: `python -m services.ranking.main`. Composes the parts; the stages of a request are in pipeline.py."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 
@@ -30,6 +31,8 @@ NAME = "finestream.v1.RankingService"
 BATCHES_AT_ONCE = 2  # one is ranked, the states of the other are on their way
 PULSE_SECONDS = 1.0
 GRACE_SECONDS = 5.0
+# How long inference may keep the interpreter from the event loop; Python's own 5 ms are all that a refusal may take.
+SWITCH_SECONDS = 0.0005
 log = logs.get(__name__)
 
 
@@ -109,14 +112,15 @@ async def compose(runtime: Runtime[RankingSettings]) -> None:
     settings, health = runtime.settings, runtime.health
     service = Service(settings)
 
+    servicer = Ranking(
+        service.pipeline,
+        health,
+        k_limit=settings.k_limit,
+        deadline_seconds=settings.deadline_seconds,
+        max_bytes=settings.grpc.max_message_bytes,
+    )
+
     def register(server: grpc.aio.Server) -> None:
-        servicer = Ranking(
-            service.pipeline,
-            health,
-            k_limit=settings.k_limit,
-            deadline_seconds=settings.deadline_seconds,
-            max_bytes=settings.grpc.max_message_bytes,
-        )
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
 
     def heart(name: str) -> Heartbeat:
@@ -127,7 +131,7 @@ async def compose(runtime: Runtime[RankingSettings]) -> None:
         health.ready()
         await service.work(heart)
 
-    server = await rpc.serve(settings, "ranking", register, [NAME], health)
+    server = await rpc.serve(settings, "ranking", register, [NAME], health, servicer.admit)
     work = asyncio.create_task(serve())
     stopping = asyncio.create_task(runtime.stopping.wait())
     await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -147,6 +151,7 @@ def _age(timestamp: float) -> float:
 
 
 def main() -> None:
+    sys.setswitchinterval(SWITCH_SECONDS)
     run("ranking", RankingSettings, compose)
 
 

@@ -52,6 +52,10 @@ class Pipeline:
     async def stop(self) -> None:
         await self._together.stop()
 
+    def admit(self, deadline: float) -> None:
+        """Raises what rank would raise at once for a query of that deadline: DeadlineExceeded or Overloaded."""
+        self._together.admit(deadline)
+
     async def rank(self, query: Query, deadline: float) -> ranking_pb2.RankResponse:
         """Answer one query; `deadline` is on time.monotonic's clock.
 

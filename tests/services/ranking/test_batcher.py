@@ -118,6 +118,21 @@ async def test_a_request_that_cannot_be_reached_before_its_deadline_is_refused_o
     await batcher.stop()
 
 
+async def test_a_batch_that_has_become_slow_counts_before_it_has_ended(doubling: Doubling) -> None:
+    batcher = await started(doubling, largest=1, longest_wait=0.0)
+    doubling.gate.clear()
+    first = asyncio.create_task(batcher.submit(0, soon()))
+    await until(lambda: doubling.batches == [[0]], 5, "the first is being worked on")
+    batcher.admit(soon(0.2))
+    since = time.monotonic()
+    await until(lambda: time.monotonic() - since > 0.15, 5, "it has become slow")
+    with pytest.raises(Overloaded, match="longer than the deadline"):
+        batcher.admit(soon(0.2))
+    doubling.gate.set()
+    assert await first == 0
+    await batcher.stop()
+
+
 async def test_a_request_that_has_waited_too_long_is_refused(doubling: Doubling) -> None:
     doubling.gate.clear()
     batcher = await started(doubling, largest=1, longest_wait=0.0, oldest_age=0.02)
