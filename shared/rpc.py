@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,21 @@ STATUS_OF: Final[dict[type[errors.FinestreamError], grpc.StatusCode]] = {
 # Probes of an orchestrator carry no token.
 OPEN_METHODS: Final = "/grpc.health.v1.Health/"
 KEEPALIVE: Final = [("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000)]
+# For clients alone: what calls another service for a caller leaves it to them. Of the errors that a later try may not
+# meet; the waits are drawn from 0 to these. Where one in ten calls or more fails, none is repeated for a while.
+RETRIES: Final = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
+}  # fmt: skip
+BALANCING: Final[dict[str, Any]] = {"loadBalancingConfig": [{"round_robin": {}}]}
 Admit = Callable[[str, Any], None]
 LONGEST_RECONNECT_MS: Final = 5_000  # gRPC's own two minutes are how late a service that is back would be found
 
@@ -90,14 +106,17 @@ async def serve(
     return Server(server, port, servicer)
 
 
-def channel(address: str, settings: GrpcSettings) -> grpc.aio.Channel:
-    """A channel to one of our services, with the same TLS files and token as its server."""
+def channel(address: str, settings: GrpcSettings, *, retries: bool = False) -> grpc.aio.Channel:
+    """A channel to one of our services, with the same TLS files and token as its server.
+
+    `retries`: repeat calls within their deadline as RETRIES says.
+    """
     options = [
         *KEEPALIVE,
         ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
+        ("grpc.service_config", json.dumps(BALANCING | (RETRIES if retries else {}))),
     ]
     token = settings.token.get_secret_value()
     interceptors: list[Any] = [_UnaryToken(token), _StreamToken(token)] if token else []
