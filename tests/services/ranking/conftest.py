@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import pytest
 
 from services.ranking.batcher import Limits
@@ -15,13 +17,15 @@ from services.ranking.inference import Inference
 from services.ranking.pipeline import Pipeline
 from services.ranking.rehearsal import rehearse
 from services.ranking.requests import Query
+from services.ranking.servicer import Ranking
 from services.ranking.stages.hydrate import Hydrate
 from services.ranking.user_cache import UserCache
 from shared.events import ItemState
 from shared.graph.state import ItemNode
-from shared.pb.finestream.v1 import ranking_pb2
-from shared.rpc import channel
-from shared.settings import GrpcSettings
+from shared.pb.finestream.v1 import ranking_pb2, ranking_pb2_grpc
+from shared.rpc import channel, serve
+from shared.service import Health
+from shared.settings import GrpcSettings, ServiceSettings
 from tests.services.ranking.doubles import DotModel, GraphDouble, serving
 
 SECONDS = 5.0
@@ -52,6 +56,24 @@ class World:
 
     async def publish(self, model: Any = None, version: str = "v1") -> None:
         await self.catalogue.build(Release(version, model or DotModel()))
+
+
+@asynccontextmanager
+async def served(world: World) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to RankingService over the world, at the edge that every service has."""
+    health = Health()
+    servicer = Ranking(world.pipeline, health, k_limit=100, deadline_seconds=SECONDS, max_bytes=1_000_000)
+
+    def register(server: grpc.aio.Server) -> None:
+        ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
+
+    server = await serve(
+        ServiceSettings(), "ranking", register, ["finestream.v1.RankingService"], health, servicer.admit
+    )
+    health.ready()
+    async with channel(f"127.0.0.1:{server.port}", GrpcSettings()) as connection:
+        yield connection
+    await server.stop(0)
 
 
 def state_of(node: ItemNode, changes: Sequence[tuple[str, float]] = ()) -> ItemState:
