@@ -80,14 +80,13 @@ def state_of(node: ItemNode, changes: Sequence[tuple[str, float]] = ()) -> ItemS
     return ItemState(item_id=node.item_id, version=node.version, available=node.available, changes=list(changes))
 
 
-@pytest.fixture
-async def graph() -> AsyncIterator[GraphDouble]:
-    async with serving(GraphDouble()) as double:
-        yield double
-
-
-@pytest.fixture
-async def world(graph: GraphDouble) -> AsyncIterator[World]:
+@asynccontextmanager
+async def opened(graph: GraphDouble | None = None) -> AsyncIterator[World]:
+    """A world over the double; over one of its own where none is given."""
+    if graph is None:
+        async with serving(GraphDouble()) as own, opened(own) as world:
+            yield world
+        return
     inference = Inference()
     connection = channel(f"127.0.0.1:{graph.port}", GrpcSettings())
     client = Graph(connection)
@@ -100,3 +99,15 @@ async def world(graph: GraphDouble) -> AsyncIterator[World]:
     await pipeline.stop()
     await connection.close(None)
     inference.close()
+
+
+@pytest.fixture
+async def graph() -> AsyncIterator[GraphDouble]:
+    async with serving(GraphDouble()) as double:
+        yield double
+
+
+@pytest.fixture
+async def world(graph: GraphDouble) -> AsyncIterator[World]:
+    async with opened(graph) as started:
+        yield started
