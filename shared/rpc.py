@@ -2,12 +2,15 @@
 
 import asyncio
 import hmac
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
@@ -30,6 +33,22 @@ STATUS_OF: Final[dict[type[errors.FinestreamError], grpc.StatusCode]] = {
 # Probes of an orchestrator carry no token.
 OPEN_METHODS: Final = "/grpc.health.v1.Health/"
 KEEPALIVE: Final = [("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000)]
+# For clients alone: what calls another service for a caller leaves it to them. Of the errors that a later try may not
+# meet; the waits are drawn from 0 to these. Where one in ten calls or more fails, none is repeated for a while.
+RETRIES: Final = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
+}  # fmt: skip
+BALANCING: Final[dict[str, Any]] = {"loadBalancingConfig": [{"round_robin": {}}]}
+Admit = Callable[[str, Any], None]
 LONGEST_RECONNECT_MS: Final = 5_000  # gRPC's own two minutes are how late a service that is back would be found
 
 
@@ -53,14 +72,17 @@ async def serve(
     register: Callable[[grpc.aio.Server], None],
     service_names: Sequence[str],
     health: Health,
+    admit: "Admit | None" = None,
 ) -> Server:
     """Open the service's gRPC port. Health answers NOT_SERVING until `health.ready()`.
+
+    `admit(method, context)` may refuse a call of the service's own by raising before its message is parsed.
 
     Raises WrongSetting when the port is taken or a TLS file cannot be read.
     """
     options = settings.grpc
     server = grpc.aio.server(
-        interceptors=[_Edge(options.token.get_secret_value())],
+        interceptors=[_Edge(options.token.get_secret_value(), service_names, admit)],
         options=[
             *KEEPALIVE,
             ("grpc.max_receive_message_length", options.max_message_bytes),
@@ -84,14 +106,17 @@ async def serve(
     return Server(server, port, servicer)
 
 
-def channel(address: str, settings: GrpcSettings) -> grpc.aio.Channel:
-    """A channel to one of our services, with the same TLS files and token as its server."""
+def channel(address: str, settings: GrpcSettings, *, retries: bool = False) -> grpc.aio.Channel:
+    """A channel to one of our services, with the same TLS files and token as its server.
+
+    `retries`: repeat calls within their deadline as RETRIES says.
+    """
     options = [
         *KEEPALIVE,
         ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}]}'),
+        ("grpc.service_config", json.dumps(BALANCING | (RETRIES if retries else {}))),
     ]
     token = settings.token.get_secret_value()
     interceptors: list[Any] = [_UnaryToken(token), _StreamToken(token)] if token else []
@@ -163,22 +188,34 @@ class _StreamToken(grpc.aio.StreamUnaryClientInterceptor):  # type: ignore[type-
 
 
 class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Checks the token, times the call, and turns our errors into status codes with a sentence."""
+    """Checks the token, asks `admit`, times the call, and turns our errors into status codes with a sentence."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, service_names: Sequence[str] = (), admit: Admit | None = None) -> None:
         self._token = f"Bearer {token}".encode() if token else b""
+        self._own = tuple(f"/{name}/" for name in service_names)
+        self._admit = admit
+        self._edged: dict[tuple[str, bool], Any] = {}  # (method, allowed) -> handler; only of methods that there are
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        handler = await continuation(details)
-        if handler is None or handler.response_streaming:  # unknown method; reflection and health watch
-            return handler if self._allowed(details) or handler is None else _refusing(handler)
         allowed = self._allowed(details)
-        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        wrapped = self._wrapped(inner, details.method, allowed)
-        make = (
-            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-        )
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        edged = self._edged.get((details.method, allowed))
+        if edged is None:
+            handler = await continuation(details)
+            if handler is None:
+                return None
+            edged = self._edged[details.method, allowed] = self._edge(handler, details.method, allowed)
+        return edged
+
+    def _edge(self, handler: Any, method: str, allowed: bool) -> Any:
+        if handler.response_streaming:  # reflection and health watch
+            return handler if allowed else _refusing(handler)
+        if handler.request_streaming:
+            wrapped = self._wrapped(handler.stream_unary, method, allowed)
+            return grpc.stream_unary_rpc_method_handler(
+                wrapped, handler.request_deserializer, handler.response_serializer
+            )
+        wrapped = self._wrapped(_parsing(handler.unary_unary, handler.request_deserializer), method, allowed)
+        return grpc.unary_unary_rpc_method_handler(wrapped, None, handler.response_serializer)
 
     def _allowed(self, details: Any) -> bool:
         if not self._token or details.method.startswith(OPEN_METHODS):
@@ -187,11 +224,16 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         return hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._token)
 
     def _wrapped(self, inner: Callable[[Any, Any], Awaitable[Any]], method: str, allowed: bool) -> Any:
+        seconds_of = cache(partial(metrics.RPC_SECONDS.labels, method))  # by the status; labels() is slow
+        admit = self._admit if method.startswith(self._own) else None
+
         async def call(request: Any, context: Any) -> Any:
             started, code = time.perf_counter(), grpc.StatusCode.OK
             try:
                 if not allowed:
                     raise errors.Unauthenticated("send the header 'authorization: Bearer <token>' with a valid token")
+                if admit:
+                    admit(method, context)
                 return await inner(request, context)
             except errors.FinestreamError as error:
                 code = STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
@@ -205,9 +247,22 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 await context.abort(code, "an internal error; it has been logged")
             finally:
                 name = code.name if isinstance(code, grpc.StatusCode) else str(code)
-                metrics.RPC_SECONDS.labels(method, name).observe(time.perf_counter() - started)
+                seconds_of(name).observe(time.perf_counter() - started)
 
         return call
+
+
+def _parsing(inner: Callable[[Any, Any], Awaitable[Any]], parse: Callable[[bytes], Any]) -> Any:
+    """Parsed here and not by gRPC: later, so that who is refused costs no more, and with a sentence where it fails."""
+
+    async def call(data: bytes, context: Any) -> Any:
+        try:
+            request = parse(data)
+        except DecodeError:
+            raise errors.InvalidRequest("the message cannot be parsed; send what the service's proto says") from None
+        return await inner(request, context)
+
+    return call
 
 
 def _refusing(handler: Any) -> Any:

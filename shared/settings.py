@@ -5,6 +5,7 @@ Every default runs on one laptop: loopback addresses, the embedded parts, the CP
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -112,6 +113,26 @@ class ServiceSettings(BaseSettings):
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     grpc: GrpcSettings = Field(default_factory=GrpcSettings)
     progress_timeout_seconds: float = Field(300.0, gt=0, description="work that is silent for longer fails /livez")
+
+
+class ClientSettings(BaseSettings):
+    """Where a client finds the system."""
+
+    model_config = SettingsConfigDict(env_prefix="FINESTREAM_", extra="ignore")
+
+    gateway_address: str = Field("127.0.0.1:50051", description="host:port of the gateway, for clients")
+    ranking_address: str = Field("127.0.0.1:50054", description="host:port of ranking, for clients")
+    graph: GraphClientSettings = Field(default_factory=GraphClientSettings)
+    grpc: GrpcSettings = Field(default_factory=GrpcSettings)
+
+    @staticmethod
+    def of(env: Mapping[str, str]) -> "ClientSettings":
+        """The addresses in `env`, for a system that was started with them; the rest from our own environment."""
+        return ClientSettings(
+            gateway_address=env["FINESTREAM_GATEWAY_ADDRESS"],
+            ranking_address=env["FINESTREAM_RANKING_ADDRESS"],
+            graph=GraphClientSettings(address=env["FINESTREAM_GRAPH_ADDRESS"]),
+        )
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -45,9 +45,12 @@ class Running:
         raise AssertionError(f"not ready (exit code {code}):\n{self.log}")
 
     def logged(self, pattern: str) -> str:
-        """The first group of the first match in the log; empty where there is none."""
-        found = re.search(pattern, self.log)
-        return found[1] if found else ""
+        """The first group of the first match in the log; empty where there is none.
+
+        The settings that a service logs at its start are passed over: they name addresses of others.
+        """
+        lines = (line for line in self.log.splitlines() if '"event": "starting"' not in line)
+        return next((found[1] for line in lines if (found := re.search(pattern, line))), "")
 
     @property
     def grpc_address(self) -> str:

@@ -1,8 +1,8 @@
 """Micro-batches: requests that arrive together are worked on together; overload is refused at once.
 
 A batch starts when it is full or its first request has waited `longest_wait`. A request is refused when the
-queue is full, when the queue cannot be worked off before the request's deadline (judged by how long batches
-have taken), or when it has waited for `oldest_age`. Work whose caller has gone, or whose deadline has passed,
+queue is full, when the queue takes more than half of the time until the request's deadline (judged by how long
+batches have taken), or when it has waited for `oldest_age`. Work whose caller has gone, or whose deadline has passed,
 is never started.
 """
 
@@ -21,6 +21,7 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 log = logs.get(__name__)
 SMOOTHING: Final = 0.2  # of the running mean of a batch's seconds
+SHARE_OF_DEADLINE: Final = 0.5  # for the queue: what is answered too late is work lost, which overload cannot afford
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +36,31 @@ class Limits:
 
 
 @dataclass(slots=True, eq=False)
-class _Entry(Generic[Q, A]):
+class Ticket(Generic[Q, A]):
+    """A request in a batch, and the one who waits for it."""
+
     query: Q
     answer: asyncio.Future[A]
     deadline: float
     since: float
 
+    def settle(self, answer: A) -> None:
+        if not self.answer.done():  # else the caller has left
+            self.answer.set_result(answer)
+
 
 class MicroBatcher(Generic[Q, A]):
-    """`run` answers a batch in order. When it raises, each request is tried alone: no request fails for another."""
+    """`run` settles every ticket of a batch, each when it can be. When it raises, those that are left are tried alone:
+    no request fails for another.
+    """
 
-    def __init__(self, name: str, run: Callable[[Sequence[Q]], Awaitable[Sequence[A]]], limits: Limits) -> None:
+    def __init__(self, name: str, run: Callable[[Sequence[Ticket[Q, A]]], Awaitable[None]], limits: Limits) -> None:
         self._run = run
         self._limits = limits
-        self._waiting: deque[_Entry[Q, A]] = deque()
+        self._waiting: deque[Ticket[Q, A]] = deque()
         self._arrived = asyncio.Event()
         self._workers: list[asyncio.Task[None]] = []
-        self._busy = 0
+        self._begun: list[float] = []  # when each batch began that is being worked on
         self._batch_seconds = 0.0
         self._queue_length = metrics.QUEUE.labels(name)
         self._batch_size = metrics.BATCH_SIZE.labels(name)
@@ -70,14 +79,15 @@ class MicroBatcher(Generic[Q, A]):
 
         Raises Overloaded or DeadlineExceeded where it is not worked on, and whatever `run` raises for it.
         """
-        self._admit(deadline)
-        entry: _Entry[Q, A] = _Entry(query, asyncio.get_running_loop().create_future(), deadline, time.monotonic())
-        self._waiting.append(entry)
+        self.admit(deadline)
+        ticket: Ticket[Q, A] = Ticket(query, asyncio.get_running_loop().create_future(), deadline, time.monotonic())
+        self._waiting.append(ticket)
         self._queue_length.set(len(self._waiting))
         self._arrived.set()
-        return await entry.answer
+        return await ticket.answer
 
-    def _admit(self, deadline: float) -> None:
+    def admit(self, deadline: float) -> None:
+        """Raises Overloaded or DeadlineExceeded where a request would be refused now."""
         left = deadline - time.monotonic()
         if left <= 0:
             metrics.REFUSED.labels("deadline").inc()
@@ -85,8 +95,10 @@ class MicroBatcher(Generic[Q, A]):
         if len(self._waiting) >= self._limits.queue:
             metrics.REFUSED.labels("queue_full").inc()
             raise Overloaded("too many requests wait; try again with back-off")
-        batches_ahead = (self._busy + len(self._waiting) // self._limits.largest) / self._limits.workers
-        if batches_ahead * self._batch_seconds > left:
+        batches_ahead = (len(self._begun) + len(self._waiting) // self._limits.largest) / self._limits.workers
+        # A batch that has not ended says sooner than the mean that they have become slow.
+        seconds = max([self._batch_seconds, *(time.monotonic() - begun for begun in self._begun)])
+        if batches_ahead * seconds > SHARE_OF_DEADLINE * left:
             metrics.REFUSED.labels("queue_long").inc()
             raise Overloaded("the queue is longer than the deadline allows; try again with back-off or allow more time")
 
@@ -96,7 +108,7 @@ class MicroBatcher(Generic[Q, A]):
             if batch:
                 await self._answer(batch)
 
-    async def _next(self) -> list[_Entry[Q, A]]:
+    async def _next(self) -> list[Ticket[Q, A]]:
         while not self._waiting:
             self._arrived.clear()
             await self._arrived.wait()
@@ -111,34 +123,36 @@ class MicroBatcher(Generic[Q, A]):
                 break
         taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.largest))]
         self._queue_length.set(len(self._waiting))
-        return [entry for entry in taken if self._still_wanted(entry)]
+        return [ticket for ticket in taken if self._still_wanted(ticket)]
 
-    def _still_wanted(self, entry: _Entry[Q, A]) -> bool:
+    def _still_wanted(self, ticket: Ticket[Q, A]) -> bool:
         now = time.monotonic()
-        if entry.answer.done():  # the caller left
+        if ticket.answer.done():  # the caller left
             return False
-        if now >= entry.deadline:
+        if now >= ticket.deadline:
             metrics.REFUSED.labels("deadline").inc()
-            entry.answer.set_exception(DeadlineExceeded("the deadline passed in the queue; allow more time"))
-        elif now - entry.since > self._limits.oldest_age:
+            ticket.answer.set_exception(DeadlineExceeded("the deadline passed in the queue; allow more time"))
+        elif now - ticket.since > self._limits.oldest_age:
             metrics.REFUSED.labels("too_old").inc()
-            entry.answer.set_exception(Overloaded("the request waited for too long; try again with back-off"))
+            ticket.answer.set_exception(Overloaded("the request waited for too long; try again with back-off"))
         else:
-            metrics.STAGE_SECONDS.labels("queue").observe(now - entry.since)
+            metrics.STAGE["queue"].observe(now - ticket.since)
             return True
         return False
 
-    async def _answer(self, batch: list[_Entry[Q, A]]) -> None:
+    async def _answer(self, batch: list[Ticket[Q, A]]) -> None:
         self._batch_size.observe(len(batch))
-        self._busy += 1
-        started = time.monotonic()
+        began = time.monotonic()
+        self._begun.append(began)
         try:
-            _resolve(batch, await self._run([entry.query for entry in batch]))
+            await self._run(batch)
+            if not all(ticket.answer.done() for ticket in batch):
+                raise RuntimeError("a batch was left unanswered in part")
         except FinestreamError as error:
             _fail(batch, error)
         except asyncio.CancelledError:
-            for entry in batch:
-                entry.answer.cancel()
+            for ticket in batch:
+                ticket.answer.cancel()
             raise
         except Exception as error:
             log.exception("a batch failed", batcher=self._name, size=len(batch))
@@ -147,23 +161,17 @@ class MicroBatcher(Generic[Q, A]):
             else:
                 await self._answer_alone(batch)
         finally:
-            self._busy -= 1
-            took = time.monotonic() - started
+            self._begun.remove(began)
+            took = time.monotonic() - began
             self._batch_seconds += SMOOTHING * (took - self._batch_seconds)
 
-    async def _answer_alone(self, batch: list[_Entry[Q, A]]) -> None:
-        for entry in batch:
-            if not entry.answer.done():
-                await self._answer([entry])
+    async def _answer_alone(self, batch: list[Ticket[Q, A]]) -> None:
+        for ticket in batch:
+            if not ticket.answer.done():
+                await self._answer([ticket])
 
 
-def _resolve(batch: list[_Entry[Q, A]], answers: Sequence[A]) -> None:
-    for entry, answer in zip(batch, answers, strict=True):
-        if not entry.answer.done():
-            entry.answer.set_result(answer)
-
-
-def _fail(batch: list[_Entry[Q, A]], error: Exception) -> None:
-    for entry in batch:
-        if not entry.answer.done():
-            entry.answer.set_exception(error)
+def _fail(batch: list[Ticket[Q, A]], error: Exception) -> None:
+    for ticket in batch:
+        if not ticket.answer.done():
+            ticket.answer.set_exception(error)

@@ -5,9 +5,11 @@ and the event loop never computes.
 """
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import torch
 
@@ -15,12 +17,13 @@ from shared.service import WrongSetting
 
 P = ParamSpec("P")
 R = TypeVar("R")
+NICENESS: Final = 5
 
 
 class Inference:
     def __init__(self, device: str = "cpu", threads: int = 1) -> None:
         self.device = device
-        self._pool = ThreadPoolExecutor(1, "inference", initializer=torch.set_num_threads, initargs=(threads,))
+        self._pool = ThreadPoolExecutor(1, "inference", initializer=_begin, initargs=(threads,))
 
     async def run(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a job after those already given, without gradients."""
@@ -33,6 +36,12 @@ class Inference:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    # Where both want a core, the event loop has it: what it refuses costs it little, and what it is late for is lost.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def device_of(setting: str) -> str:

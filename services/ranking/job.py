@@ -1,6 +1,6 @@
 """One request on its way through the stages."""
 
-import uuid
+import os
 from dataclasses import dataclass, field
 
 from services.ranking.graph import Node
@@ -37,8 +37,10 @@ class Pick:
 @dataclass(slots=True, eq=False)
 class Job:
     query: Query
-    hydrated: Hydrated
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    deadline: float  # on time.monotonic's clock
+    request_id: str = field(default_factory=lambda: os.urandom(16).hex())
+    # Hydrate
+    hydrated: Hydrated | None = None
     # Ladder
     user: UserState = field(default_factory=lambda: UserState(""))  # the context included
     history: tuple[int, ...] = ()  # rows of the user's items, newest first

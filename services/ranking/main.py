@@ -1,6 +1,7 @@
 """ranking: `python -m services.ranking.main`. Composes the parts; the stages of a request are in pipeline.py."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 
@@ -31,9 +32,11 @@ from shared.pb.finestream.v1 import ranking_pb2_grpc
 from shared.service import Heartbeat, Runtime, run
 
 NAME = "finestream.v1.RankingService"
-HYDRATIONS_AT_ONCE = 4
+BATCHES_AT_ONCE = 2  # one is ranked, the states of the other are on their way
 PULSE_SECONDS = 1.0
 GRACE_SECONDS = 5.0
+# How long inference may keep the interpreter from the event loop; Python's own 5 ms are all that a refusal may take.
+SWITCH_SECONDS = 0.0005
 log = logs.get(__name__)
 
 
@@ -57,11 +60,8 @@ class Service:
         self.rules = RulesFile(s.rules)
         self.producer = kafka.Producer(s.kafka, linger_ms=20)
         self.impressions = Impressions(self.producer, s.impressions_buffer) if s.impressions else None
-        # Half the wait: a request waits for company twice, here and at the inference.
-        wait = s.batch_wait_seconds / 2
-        hydrations = Limits(s.batch_size, wait, s.queue_age_seconds, s.queue_limit, HYDRATIONS_AT_ONCE)
-        hydrate = Hydrate(graph, self.catalogue, cache, hydrations, s.hydrate_timeout_seconds)
-        batches = Limits(s.batch_size, wait, s.queue_age_seconds, s.queue_limit)
+        hydrate = Hydrate(graph, self.catalogue, cache, s.hydrate_timeout_seconds, s.queue_limit)
+        batches = Limits(s.batch_size, s.batch_wait_seconds, s.queue_age_seconds, s.queue_limit, BATCHES_AT_ONCE)
         self.pipeline = Pipeline(
             hydrate, self.catalogue, self.inference, self.impressions, batches,
             tile_items=s.tile_items, pool_items=s.pool_items, new_item_users=s.new_item_users,
@@ -125,21 +125,22 @@ async def compose(runtime: Runtime[RankingSettings]) -> None:
     settings, health = runtime.settings, runtime.health
     service = Service(settings)
 
+    servicer = Ranking(
+        service.pipeline,
+        service.similar,
+        health,
+        k_limit=settings.k_limit,
+        deadline_seconds=settings.deadline_seconds,
+        max_bytes=settings.grpc.max_message_bytes,
+        arrangement=Arrangement(
+            settings.diversity,
+            settings.diversity_method,
+            exploration=settings.exploration,
+            exploration_method=settings.exploration_method,
+        ),
+    )
+
     def register(server: grpc.aio.Server) -> None:
-        servicer = Ranking(
-            service.pipeline,
-            service.similar,
-            health,
-            k_limit=settings.k_limit,
-            deadline_seconds=settings.deadline_seconds,
-            max_bytes=settings.grpc.max_message_bytes,
-            arrangement=Arrangement(
-                settings.diversity,
-                settings.diversity_method,
-                exploration=settings.exploration,
-                exploration_method=settings.exploration_method,
-            ),
-        )
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
 
     def heart(name: str) -> Heartbeat:
@@ -150,7 +151,7 @@ async def compose(runtime: Runtime[RankingSettings]) -> None:
         health.ready()
         await service.work(heart)
 
-    server = await rpc.serve(settings, "ranking", register, [NAME], health)
+    server = await rpc.serve(settings, "ranking", register, [NAME], health, servicer.admit)
     work = asyncio.create_task(serve())
     stopping = asyncio.create_task(runtime.stopping.wait())
     await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -170,6 +171,7 @@ def _age(timestamp: float) -> float:
 
 
 def main() -> None:
+    sys.setswitchinterval(SWITCH_SECONDS)
     run("ranking", RankingSettings, compose)
 
 

@@ -8,10 +8,14 @@ from shared.metrics import LATENCY_BUCKETS
 
 STAGE_SECONDS: Final = Histogram(
     "finestream_ranking_stage_seconds",
-    "Time of one stage: hydrate and queue of a request, the others of a micro-batch",
+    "Time of one stage: wait and queue of a request, the others of a micro-batch",
     ["stage"],
     buckets=LATENCY_BUCKETS,
 )
+STAGES: Final = (
+    "wait", "queue", "hydrate", "ladder", "source", "filter", "score", "select", "explain", "respond",
+)  # fmt: skip
+STAGE: Final = {name: STAGE_SECONDS.labels(name) for name in STAGES}  # labels() takes longer than the observation
 ANSWERS: Final = Counter("finestream_ranking_answers_total", "Rankings, by the rung of the degrade ladder", ["rung"])
 REFUSED: Final = Counter("finestream_ranking_refused_total", "Requests that were not ranked, by reason", ["reason"])
 BATCH_SIZE: Final = Histogram(

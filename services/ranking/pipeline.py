@@ -3,17 +3,17 @@
     Hydrate → Ladder → Source → Filter → Score → Boost → Select → Pin → Diversify → Explore → Explain →
     Respond → SideEffect
 
-Hydrate and SideEffect wait for others, so they run in the event loop; the rest is one job of the inference
-thread a micro-batch.
+A micro-batch passes Hydrate with one call of graph_updater, while the one before it is ranked. Hydrate and SideEffect
+wait for others, so they run in the event loop; the rest is one job of the inference thread.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Final
 
 from services.ranking import metrics
-from services.ranking.batcher import Limits, MicroBatcher
+from services.ranking.batcher import Limits, MicroBatcher, Ticket
 from services.ranking.catalogue import Catalogue
 from services.ranking.generation import Generation
 from services.ranking.inference import Inference
@@ -28,6 +28,8 @@ from shared.errors import Unavailable
 from shared.pb.finestream.v1 import ranking_pb2
 
 MAX_HYDRATIONS: Final = 3  # a state is of one space; a bundle of another space may come in between
+
+_ANSWERS: Final = {rung: metrics.ANSWERS.labels(name) for rung, name in NAME_OF_RUNG.items()}
 
 
 class Pipeline:
@@ -53,15 +55,17 @@ class Pipeline:
         self._new_item_users = new_item_users
         self._rules = rules
         self._boosts = Boosts()
-        self._together: MicroBatcher[Job, Job] = MicroBatcher("rank", self._infer, limits)
+        self._together: MicroBatcher[Job, ranking_pb2.RankResponse | None] = MicroBatcher("rank", self._answer, limits)
 
     def start(self) -> None:
-        self._hydrate.start()
         self._together.start()
 
     async def stop(self) -> None:
         await self._together.stop()
-        await self._hydrate.stop()
+
+    def admit(self, deadline: float) -> None:
+        """Raises what rank would raise at once for a query of that deadline: DeadlineExceeded or Overloaded."""
+        self._together.admit(deadline)
 
     async def rank(self, query: Query, deadline: float) -> ranking_pb2.RankResponse:
         """Answer one query; `deadline` is on time.monotonic's clock.
@@ -69,21 +73,29 @@ class Pipeline:
         Raises DeadlineExceeded, Overloaded, or Unavailable where bundles of other spaces follow too fast.
         """
         for _ in range(MAX_HYDRATIONS):
-            with _timed("hydrate"):
-                hydrated = await self._hydrate.hydrate(query, deadline)
-            job = await self._together.submit(Job(query, hydrated), deadline)
-            if job.response is not None:
-                self._side_effect(query, job.response)
-                return job.response
+            job = Job(query, deadline)
+            if query.after:
+                with _timed("wait"):
+                    job.hydrated = await self._hydrate.reflecting(query, deadline)
+            response = await self._together.submit(job, deadline)
+            if response is not None:
+                self._side_effect(query, response)
+                return response
         raise Unavailable("the model is being replaced; try again")
 
-    async def _infer(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        await self._inference.run(self._rank_now, jobs)
-        return jobs
+    async def _answer(self, tickets: Sequence[Ticket[Job, ranking_pb2.RankResponse | None]]) -> None:
+        ticket_of = {ticket.query: ticket for ticket in tickets}
+        started = time.perf_counter()
+        async with aclosing(self._hydrate.parts(list(ticket_of))) as parts:
+            async for jobs in parts:
+                metrics.STAGE["hydrate"].observe(time.perf_counter() - started)
+                await self._inference.run(self._rank_now, jobs)
+                for job in jobs:
+                    ticket_of[job].settle(job.response)
 
     def _rank_now(self, all_jobs: Sequence[Job]) -> None:
         generation, now, rules = self._catalogue.current, time.time(), self._rules()
-        jobs = [job for job in all_jobs if job.hydrated.space == generation.release.space]
+        jobs = [job for job in all_jobs if job.hydrated and job.hydrated.space == generation.release.space]
         with _timed("ladder"):
             ladder.place(jobs, generation, now)
         for job in jobs:
@@ -129,7 +141,7 @@ class Pipeline:
             select.fill(jobs, scores, generation.facts.available, self._tile_items)
 
     def _side_effect(self, query: Query, response: ranking_pb2.RankResponse) -> None:
-        metrics.ANSWERS.labels(NAME_OF_RUNG[response.rung]).inc()
+        _ANSWERS[response.rung].inc()
         if self._impressions:
             self._impressions.offer(query.user_id, response)
 
@@ -138,4 +150,4 @@ class Pipeline:
 def _timed(stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    metrics.STAGE_SECONDS.labels(stage).observe(time.perf_counter() - started)
+    metrics.STAGE[stage].observe(time.perf_counter() - started)

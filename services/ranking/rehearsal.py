@@ -6,7 +6,7 @@ from typing import Final
 import torch
 
 from services.ranking.generation import Generation
-from services.ranking.job import Hydrated, Job
+from services.ranking.job import Job
 from services.ranking.requests import Query
 from services.ranking.stages import score, select
 from services.ranking.stages.allowed import Allowed
@@ -35,4 +35,4 @@ def rehearse(generation: Generation) -> None:
 
 
 def _job(met: tuple[InteractionSlot, ...]) -> Job:
-    return Job(Query("rehearsal", 1), Hydrated(None, ""), user=UserState("rehearsal", met))
+    return Job(Query("rehearsal", 1), 0.0, user=UserState("rehearsal", met))

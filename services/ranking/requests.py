@@ -1,5 +1,6 @@
 """What a Rank call may ask: validated once, at the edge, into a Query."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
@@ -28,6 +29,7 @@ EXPLORATION_METHODS: Final[dict[int, ExplorationMethod]] = {
     ranking_pb2.EXPLORATION_METHOD_EPSILON: "epsilon",
     ranking_pb2.EXPLORATION_METHOD_UCB: "ucb",
 }
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 # Topics whose facts become part of a user's state; `items` becomes part of an item's.
 USER_TOPICS: Final = (topics.INTERACTIONS, topics.REVIEWS, topics.ERASURES)
 
@@ -112,7 +114,7 @@ def read(request: ranking_pb2.RankRequest, k_limit: int, default: Arrangement = 
     change.
     """
     _check_id("user_id", request.user_id)
-    if any(ord(character) < 32 or ord(character) == 127 for character in request.user_id):
+    if CONTROL.search(request.user_id):
         raise InvalidRequest("user_id has control characters", "user_id")
     return Query(
         user_id=request.user_id,

@@ -36,6 +36,10 @@ class Ranking(ranking_pb2_grpc.RankingServiceServicer):
         self._max_bytes = max_bytes
         self._arrangement = arrangement
 
+    def admit(self, _method: str, context: Any) -> None:
+        """Refuse what is not to be begun, before the message is parsed."""
+        self._pipeline.admit(self._deadline(context))
+
     async def Rank(self, request: ranking_pb2.RankRequest, context: Any) -> ranking_pb2.RankResponse:  # noqa: N802
         deadline = self._deadline(context)
         query = _valid(lambda: requests.read(request, self._k_limit, self._arrangement))

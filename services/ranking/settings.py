@@ -24,12 +24,7 @@ class RankingSettings(ServiceSettings):
     deadline_seconds: float = Field(1.0, gt=0, le=600, description="of a call whose client set none")
 
     batch_size: int = Field(64, ge=1, le=1000, description="the most requests of one inference")
-    batch_wait_seconds: float = Field(
-        0.002,
-        ge=0,
-        le=1,
-        description="how long a request waits for company: half of it for its state, half for inference",
-    )
+    batch_wait_seconds: float = Field(0.002, ge=0, le=1, description="how long a request waits for company")
     queue_limit: int = Field(1024, ge=1, le=1_000_000, description="requests that wait; one more is refused at once")
     queue_age_seconds: float = Field(2.0, gt=0, le=60, description="a request that has waited for longer is refused")
     hydrate_timeout_seconds: float = Field(

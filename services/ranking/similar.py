@@ -11,7 +11,7 @@ from typing import Final
 from torch import Tensor
 from torch.nn import functional as F
 
-from services.ranking.batcher import Limits, MicroBatcher
+from services.ranking.batcher import Limits, MicroBatcher, Ticket
 from services.ranking.catalogue import Catalogue
 from services.ranking.facts import Facts
 from services.ranking.inference import Inference
@@ -58,8 +58,10 @@ class Similar:
             raise NotFound(f"item {query.item_id!r} is not in the catalogue; publish it, or ask for another")
         return found.response
 
-    async def _infer(self, queries: Sequence[SimilarQuery]) -> Sequence[_Found]:
-        return await self._inference.run(self._find, queries)
+    async def _infer(self, tickets: Sequence[Ticket[SimilarQuery, _Found]]) -> None:
+        found = await self._inference.run(self._find, [ticket.query for ticket in tickets])
+        for ticket, one in zip(tickets, found, strict=True):
+            ticket.settle(one)
 
     def _find(self, queries: Sequence[SimilarQuery]) -> list[_Found]:
         generation = self._catalogue.current

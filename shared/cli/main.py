@@ -15,7 +15,6 @@ from rich.console import Console
 from shared import logs
 from shared.cli import attributes, bundles, dlq, publish, settings_table
 from shared.cli.bench import bench
-from shared.cli.client import ClientSettings, connect
 from shared.cli.demo.command import demo
 from shared.cli.evaluate import evaluate
 from shared.cli.evaluate_diversity import evaluate_diversity
@@ -25,6 +24,7 @@ from shared.cli.running import fail, run
 from shared.cli.screen import Screen
 from shared.cli.tables import ranking_of, similar_of, similar_table, table
 from shared.cli.verify import verify
+from shared.client import ClientSettings, connect
 from shared.local import layout
 from shared.local.loglines import OnConsole
 from shared.local.up import run as run_system

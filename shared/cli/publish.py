@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from shared.cli.client import ClientSettings, connect
 from shared.cli.running import run
+from shared.client import ClientSettings, connect
 from shared.events import Interaction, Item, Review
 from shared.pb.finestream.v1.position_pb2 import Position
 from shared.settings import read

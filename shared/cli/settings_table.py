@@ -21,7 +21,6 @@ from shared.local.layout import SERVICES, TRAINER
 ROOT: Final = Path(__file__).parents[2]
 MODULES: Final = (
     "shared.settings",
-    "shared.cli.client",
     *(f"services.{service.name}.settings" for service in SERVICES),
     f"services.{TRAINER}.settings",
 )

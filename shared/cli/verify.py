@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from shared.archive import BadArchive
-from shared.cli.client import Client, ClientSettings, connect
 from shared.cli.running import fail, run
+from shared.client import Client, ClientSettings, connect
 from shared.errors import Unavailable
 from shared.graph.checks import Checks
 from shared.log_tail import tailing

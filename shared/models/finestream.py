@@ -67,7 +67,8 @@ class Finestream:
         features = user_features(users, table.row_of, config.schema, config.longest, self.device)
         v, f = table.vectors.split(self.widths, 1)
         u = self.network.users(features, v, table.extra["fine"])
-        near = self.neighbours.users(f[features.history], features.real, config.decay)
+        met = f.index_select(0, features.history.flatten()).view(*features.history.shape, -1)  # (B, L, r)
+        near = self.neighbours.users(met, features.real, config.decay)
         return torch.cat([config.personal * u, config.neighbours * config.neighbour_view * near], 1)
 
     def id_rows(self, item_ids: Sequence[str]) -> Tensor:

@@ -13,6 +13,7 @@ E text embedding, c opinion vector, A attributes, d width.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ class Config:
 
 
 class Attention(nn.Module):
-    """Multi-head attention from one sequence to another (or itself), masked."""
+    """Multi-head attention from one sequence to another (or itself), masked; without a mask causal."""
 
     def __init__(self, d: int, heads: int) -> None:
         super().__init__()
@@ -72,14 +73,14 @@ class Attention(nn.Module):
         self.v = nn.Linear(d, d)
         self.out = nn.Linear(d, d)
 
-    def forward(self, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:  # (B, L, d), (B, L, d), (B, 1, L, L)
-        b, length, d = x.shape
+    def forward(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:  # (B, K, d), (B, L, d), (B, 1, K, L)
+        b, _, d = x.shape
         q, k, v = (
-            f(z).view(b, length, self.heads, d // self.heads).transpose(1, 2)
+            f(z).view(b, -1, self.heads, d // self.heads).transpose(1, 2)
             for f, z in ((self.q, x), (self.k, y), (self.v, y))
-        )  # (B, H, L, d/H)
-        o = F.scaled_dot_product_attention(q, k, v, mask)
-        return self.out(o.transpose(1, 2).reshape(b, length, d))  # type: ignore[no-any-return]
+        )  # (B, H, K or L, d/H)
+        o = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
+        return self.out(o.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -93,9 +94,18 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(d, 2 * d), nn.Linear(2 * d, d)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # (B, L, d) -> (B, L, d)
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # (B, L, d) -> (B, L, d)
         h = self.norm1(x)
-        x = x + self.drop(self.attention(h, h, mask))
+        return self._fed(x + self.drop(self.attention(h, h, mask)))
+
+    def at(self, x: Tensor, place: Tensor) -> Tensor:
+        """forward's result at one place (B,) of each sequence: (B, L, d) -> (B, d)."""
+        rows, h = torch.arange(len(x), device=x.device), self.norm1(x)
+        seen = torch.arange(x.shape[1], device=x.device) <= place[:, None]  # (B, L)
+        met = self.attention(h[rows, place][:, None], h, seen[:, None, None])  # (B, 1, d)
+        return self._fed(x[rows, place] + met[:, 0])
+
+    def _fed(self, x: Tensor) -> Tensor:
         return x + self.drop(self.down(F.gelu(self.up(self.norm2(x)))))  # type: ignore[no-any-return]
 
 
@@ -116,18 +126,34 @@ class Sequences(nn.Module):
 
     def forward(self, co: Tensor, se: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """(B, L, d) twice, real (B, L) -> the same shapes; position t has seen positions up to t, no padding."""
-        length = co.shape[1]
-        ago = (real.sum(1, keepdim=True) - 1 - torch.arange(length, device=co.device)).clamp(min=0)  # (B, L)
-        place = self.position[ago]
         mask = _causal(real)
-        co, se = self.drop(co + place), self.drop(se + place)
-        if self.crossed:
-            co, se = co + self.to_co(se, co, mask), se + self.to_se(co, se, mask)
-        both = torch.cat([co, se])  # (2B, L, d)
+        both = self._met(co, se, real, mask)
         for block in self.blocks:
             both = block(both, mask.repeat(2, 1, 1, 1))
         co, se = self.norm(both).chunk(2)
         return co, se
+
+    def last(self, co: Tensor, se: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """forward's results at the last real position, (B, d) twice: of the last layer nothing else is computed.
+
+        No mask: padding comes after a history, so what is causal never sees it.
+        """
+        both = self._met(co, se, real, None)
+        for block in self.blocks[:-1]:
+            both = block(both, None)
+        newest = (real.sum(1) - 1).clamp(min=0).repeat(2)  # (2B,)
+        co, se = self.norm(cast(Block, self.blocks[-1]).at(both, newest)).chunk(2)
+        return co, se
+
+    def _met(self, co: Tensor, se: Tensor, real: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, L, d) twice -> (2B, L, d): placed in time, and having attended to each other."""
+        length = co.shape[1]
+        ago = (real.sum(1, keepdim=True) - 1 - torch.arange(length, device=co.device)).clamp(min=0)  # (B, L)
+        place = self.position[ago]
+        co, se = self.drop(co + place), self.drop(se + place)
+        if self.crossed:
+            co, se = co + self.to_co(se, co, mask), se + self.to_se(co, se, mask)
+        return torch.cat([co, se])
 
 
 class OpinionConvolution(nn.Module):
@@ -216,17 +242,25 @@ class Network(nn.Module):
         A user of whom nothing is known is a zero vector: all that is left is the prior.
         """
         b, d = len(f.history), self.config.d
-        co, se, x_hat = vectors[f.history].float().split(d, -1)  # 3 x (B, L, d); a served table is bf16 on a GPU
-        co, se = self.sequences(co, se, f.real)
-        last = (f.real.sum(1) - 1).clamp(min=0)
-        rows = torch.arange(b, device=co.device)
-        parts = [co[rows, last], se[rows, last], self._fine_user(f, x_hat, fine)]
+        met = vectors.index_select(0, f.history.flatten()).view(b, -1, 3 * d)  # faster than by [] by far
+        co, se, x_hat = met.float().split(d, -1)  # 3 x (B, L, d); a served table is bf16 on a GPU
+        parts = [*self._newest(co, se, f.real), self._fine_user(f, x_hat, fine)]
         u = torch.cat([gain * self.drop(part) for gain, part in zip(self.gains * self.used, parts, strict=True)], 1)
         return u * (_some(f.real) | _reviewed(f.edges, b))
 
+    def _newest(self, co: Tensor, se: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:  # -> (B, d) twice
+        if not self.training:
+            return self.sequences.last(co, se, real)
+        co, se = self.sequences(co, se, real)  # in training as it always was: dropout draws for every position
+        rows, last = torch.arange(len(co), device=co.device), (real.sum(1) - 1).clamp(min=0)
+        return co[rows, last], se[rows, last]
+
     def _fine_user(self, f: UserFeatures, x_hat: Tensor, fine: Tensor) -> Tensor:  # -> (B, d)
-        b, edges, real = len(f.history), f.edges, f.real[:, :, None, None]
-        x = (fine[f.history].float() * real).sum(1) / real.sum(1).clamp(min=1)  # (B, A, c): q^a from the items met
+        b, edges, real = len(f.history), f.edges, f.real.float()
+        sums = F.embedding_bag(f.history, fine.flatten(1), per_sample_weights=real, mode="sum")  # (B, A c)
+        x = (sums / real.sum(1, keepdim=True).clamp(min=1)).view(
+            b, *fine.shape[1:]
+        )  # (B, A, c): q^a from the items met
         reviewed = fine[edges.item.clamp(min=0), edges.attribute].float() * (edges.item >= 0)[:, None]  # (M, c)
         told = self.user_opinions(x, edges, reviewed) if self.config.opinions else 0.0
         u = self.user_head((x + told).flatten(1))  # (B, d)

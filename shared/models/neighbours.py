@@ -52,7 +52,7 @@ class Neighbours:
         length = real.sum(1, keepdim=True)  # (B, 1)
         ago = (length - 1 - torch.arange(real.shape[1], device=real.device)).clamp(min=0)  # (B, L)
         weight = decay**ago * real / length.clamp(min=1) ** 0.5
-        return (weight[:, :, None] * factors.float()).sum(1)
+        return (weight[:, None] @ factors.float())[:, 0]
 
     def to(self, device: str) -> "Neighbours":
         return Neighbours(self.factors.to(device), self.mean.to(device), self.from_text.to(device), self.kappa)

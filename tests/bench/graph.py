@@ -6,7 +6,6 @@ done when its user and its item are written: its item-edge has been through Kafk
 The baseline receives the same bytes. Each runs alone, in turn, twice; the best counts.
 """
 
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final
 from shared import topics
 from shared.space import DEFAULT_SPACE
 from tests.bench.alone import RATE, Numbers, best
+from tests.bench.cores import cpu_seconds
 from tests.bench.figure import Figure, figure
 from tests.bench.filled import PARTITIONS, broker, mixed
 from tests.bench.stock_faust import stock
@@ -58,13 +58,13 @@ def ours(count: int) -> Numbers:
 
 
 def _measure(service: Running, count: int) -> Numbers:
-    first, began, cpu = _joined(service), time.perf_counter(), _cpu_seconds(service.process.pid)
+    first, began, cpu = _joined(service), time.perf_counter(), cpu_seconds(service.process.pid)
     while _written(service) < count:
         time.sleep(POLL_SECONDS)
     seconds, events = time.perf_counter() - began, count - first
     return {
         RATE: events / seconds,
-        "CPU µs an event": 1e6 * (_cpu_seconds(service.process.pid) - cpu) / events,
+        "CPU µs an event": 1e6 * (cpu_seconds(service.process.pid) - cpu) / events,
         "of it waiting for the store, µs an event": 1e6 * _store_seconds(service) / count,
         "rows written an event": _rows(service) / count,
     }
@@ -86,9 +86,3 @@ def _store_seconds(service: Running) -> float:
 
 def _rows(service: Running) -> float:
     return sum(service.metric("finestream_graph_updater_writes_total", kind=kind) for kind in ("users", "items"))
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of all threads (proc_pid_stat(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

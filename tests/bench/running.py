@@ -37,6 +37,7 @@ SHIPPED: Final[Mapping[str, str]] = {
     "graph": "events/s that graph_updater decodes, joins and writes, against a stock Faust agent that drops them",
     "flat": "CPU an event of graph_updater's joining and writing, with 100 times the users, items and edges",
     "freshness": "event to visible ranking under 500 events/s, the whole system (minutes)",
+    "rank": "rankings/s, latency and overload of one ranking process, against a bare gRPC server",
     "paid": "reviews/s and CPU a review on the way to a language model that takes a second, against the goals",
     "backlog": "events/s of the trainer's reading of the archive, against a bare Kafka consumer",
     "state_size": "bytes of a user's state, against 32 KiB",

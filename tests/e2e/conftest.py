@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.cli.client import Client, ClientSettings, connect
+from shared.client import Client, ClientSettings, connect
 from shared.kafka import Producer
 from shared.local import verify
 from shared.local.layout import Layout, isolated

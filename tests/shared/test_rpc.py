@@ -31,14 +31,14 @@ class Raising(extractor_pb2_grpc.ExtractorServiceServicer):
 
 
 @asynccontextmanager
-async def serving(**grpc_settings: Any) -> AsyncIterator[tuple[str, Health]]:
+async def serving(admit: rpc.Admit | None = None, **grpc_settings: Any) -> AsyncIterator[tuple[str, Health]]:
     health = Health()
 
     def register(server: Any) -> None:
         extractor_pb2_grpc.add_ExtractorServiceServicer_to_server(Raising(), server)
 
     settings = ServiceSettings(grpc=GrpcSettings(**grpc_settings))
-    server = await rpc.serve(settings, "example", register, [NAME], health)
+    server = await rpc.serve(settings, "example", register, [NAME], health, admit)
     try:
         yield f"127.0.0.1:{server.port}", health
     finally:
@@ -67,6 +67,29 @@ async def test_a_defect_is_internal_and_tells_nothing() -> None:
             await extract(address, "ValueError")
     assert caught.value.code() == grpc.StatusCode.INTERNAL
     assert "a sentence" not in caught.value.details()
+
+
+async def test_what_is_not_admitted_is_refused_before_its_message_is_parsed() -> None:
+    def admit(method: str, _context: Any) -> None:
+        asked.append(method)
+        raise errors.Overloaded("too much")
+
+    asked: list[str] = []
+    async with serving(admit) as (address, _), grpc.aio.insecure_channel(address) as channel:
+        for message in (b"", b"no message at all"):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(f"/{NAME}/Extract")(message, timeout=5)
+            assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too much")
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+    assert asked == [f"/{NAME}/Extract"] * 2
+
+
+async def test_a_message_that_cannot_be_parsed_is_the_callers_mistake() -> None:
+    async with serving() as (address, _), grpc.aio.insecure_channel(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(f"/{NAME}/Extract")(b"no message at all", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "cannot be parsed" in (caught.value.details() or "")
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "secret "])

@@ -53,8 +53,8 @@ def known_rows(user: UserState, facts: Facts) -> tuple[int, ...]:
     return tuple(dict.fromkeys(row for row in rows if row is not None))
 
 
-def _state(user_id: str, hydrated: Hydrated) -> UserState:
-    if hydrated.node is None or not hydrated.node.found:
+def _state(user_id: str, hydrated: Hydrated | None) -> UserState:
+    if hydrated is None or hydrated.node is None or not hydrated.node.found:
         return UserState(user_id)
     return user_from_bytes(hydrated.node.state)
 
@@ -62,11 +62,11 @@ def _state(user_id: str, hydrated: Hydrated) -> UserState:
 def _rung(job: Job, generation: Generation) -> "tuple[ranking_pb2.Rung, str]":
     if generation.release.model is None:
         return POPULAR, NO_MODEL
-    silent = not job.hydrated.fresh
+    node, silent = (job.hydrated.node, not job.hydrated.fresh) if job.hydrated else (None, True)
     if not job.history:
         if job.user.interactions or job.user.reviews:
             return POPULAR, NO_KNOWN_ITEM
         return POPULAR, SILENT_UNKNOWN if silent else UNKNOWN
     if silent:
-        return CACHED, SILENT_CONTEXT if job.hydrated.node is None else SILENT_CACHED
+        return CACHED, SILENT_CONTEXT if node is None else SILENT_CACHED
     return FULL, ""

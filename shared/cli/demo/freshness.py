@@ -14,8 +14,8 @@ from typing import Final
 
 import grpc
 
-from shared.cli.client import Client
 from shared.cli.demo.scrape import Histogram
+from shared.client import Client
 from shared.events import Interaction, Review
 from shared.kafka import Producer
 from shared.local import sentences, verify

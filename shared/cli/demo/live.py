@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from shared.cli.client import Client
 from shared.cli.demo.failed import DemoFailed
 from shared.cli.tables import ranking_of
+from shared.client import Client
 from shared.events import Interaction, Item, Review
 from shared.graph.state import UserState
 from shared.local import sentences

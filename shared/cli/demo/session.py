@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shared.cli.client import Client, ClientSettings, connect
 from shared.cli.screen import Screen
+from shared.client import Client, ClientSettings, connect
 from shared.kafka import Producer
 from shared.local import layout
 from shared.local.layout import Layout

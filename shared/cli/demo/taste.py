@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Final
 
-from shared.cli.client import Client
+from shared.client import Client
 from shared.local.catalogue import Catalogue, Taste, suits
 
 USERS: Final = 60

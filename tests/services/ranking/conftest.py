@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import pytest
 
 from services.ranking.batcher import Limits
@@ -16,13 +18,15 @@ from services.ranking.pipeline import Pipeline
 from services.ranking.rehearsal import rehearse
 from services.ranking.requests import Query
 from services.ranking.rules import NO_RULES, Rules
+from services.ranking.servicer import Ranking
 from services.ranking.stages.hydrate import Hydrate
 from services.ranking.user_cache import UserCache
 from shared.events import ItemState
 from shared.graph.state import ItemNode
-from shared.pb.finestream.v1 import ranking_pb2
-from shared.rpc import channel
-from shared.settings import GrpcSettings
+from shared.pb.finestream.v1 import ranking_pb2, ranking_pb2_grpc
+from shared.rpc import channel, serve
+from shared.service import Health
+from shared.settings import GrpcSettings, ServiceSettings
 from tests.services.ranking.doubles import DotModel, GraphDouble, serving
 
 SECONDS = 5.0
@@ -56,30 +60,47 @@ class World:
         await self.catalogue.build(Release(version, model or DotModel()))
 
 
+@asynccontextmanager
+async def served(world: World) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to RankingService over the world, at the edge that every service has."""
+    health = Health()
+    servicer = Ranking(world.pipeline, health, k_limit=100, deadline_seconds=SECONDS, max_bytes=1_000_000)
+
+    def register(server: grpc.aio.Server) -> None:
+        ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
+
+    server = await serve(
+        ServiceSettings(), "ranking", register, ["finestream.v1.RankingService"], health, servicer.admit
+    )
+    health.ready()
+    async with channel(f"127.0.0.1:{server.port}", GrpcSettings()) as connection:
+        yield connection
+    await server.stop(0)
+
+
 def state_of(node: ItemNode, changes: Sequence[tuple[str, float]] = ()) -> ItemState:
     return ItemState(item_id=node.item_id, version=node.version, available=node.available, changes=list(changes))
 
 
-@pytest.fixture
-async def graph() -> AsyncIterator[GraphDouble]:
-    async with serving(GraphDouble()) as double:
-        yield double
-
-
-@pytest.fixture
-async def world(graph: GraphDouble) -> AsyncIterator[World]:
+@asynccontextmanager
+async def opened(graph: GraphDouble | None = None) -> AsyncIterator[World]:
+    """A world over the double; over one of its own where none is given."""
+    if graph is None:
+        async with serving(GraphDouble()) as own, opened(own) as world:
+            yield world
+        return
     inference = Inference()
     connection = channel(f"127.0.0.1:{graph.port}", GrpcSettings())
     client = Graph(connection)
     catalogue = Catalogue(client, inference, rehearse, fetch_items=8, encode_items=3)
     cache = UserCache(1_000_000, 60.0)
-    hydrate = Hydrate(client, catalogue, cache, Limits(64, 0.0, 5.0, 256, 4), 0.25)
+    hydrate = Hydrate(client, catalogue, cache, 0.25, 256)
     pipeline = Pipeline(
         hydrate,
         catalogue,
         inference,
         None,
-        Limits(16, 0.005, 5.0, 256),
+        Limits(16, 0.005, 5.0, 256, 2),
         tile_items=7,
         pool_items=20,
         new_item_users=10,
@@ -91,3 +112,15 @@ async def world(graph: GraphDouble) -> AsyncIterator[World]:
     await pipeline.stop()
     await connection.close(None)
     inference.close()
+
+
+@pytest.fixture
+async def graph() -> AsyncIterator[GraphDouble]:
+    async with serving(GraphDouble()) as double:
+        yield double
+
+
+@pytest.fixture
+async def world(graph: GraphDouble) -> AsyncIterator[World]:
+    async with opened(graph) as started:
+        yield started

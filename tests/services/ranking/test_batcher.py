@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from services.ranking.batcher import Limits, MicroBatcher
+from services.ranking.batcher import Limits, MicroBatcher, Ticket
 from shared.errors import DeadlineExceeded, Overloaded
 from tests.parts import until
 
@@ -19,12 +19,14 @@ class Doubling:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def __call__(self, queries: Sequence[int]) -> list[int]:
-        self.batches.append(list(queries))
+    async def __call__(self, tickets: Sequence[Ticket[int, int]]) -> None:
+        queries = [ticket.query for ticket in tickets]
+        self.batches.append(queries)
         await self.gate.wait()
         if -1 in queries:
             raise ValueError("poison")
-        return [2 * query for query in queries]
+        for ticket in tickets:
+            ticket.settle(2 * ticket.query)
 
 
 @pytest.fixture
@@ -113,6 +115,21 @@ async def test_a_request_that_cannot_be_reached_before_its_deadline_is_refused_o
     patient = asyncio.create_task(batcher.submit(2, soon(30)))
     doubling.gate.set()
     assert [await first, await patient] == [0, 4]
+    await batcher.stop()
+
+
+async def test_a_batch_that_has_become_slow_counts_before_it_has_ended(doubling: Doubling) -> None:
+    batcher = await started(doubling, largest=1, longest_wait=0.0)
+    doubling.gate.clear()
+    first = asyncio.create_task(batcher.submit(0, soon()))
+    await until(lambda: doubling.batches == [[0]], 5, "the first is being worked on")
+    batcher.admit(soon(0.2))
+    since = time.monotonic()
+    await until(lambda: time.monotonic() - since > 0.15, 5, "it has become slow")
+    with pytest.raises(Overloaded, match="longer than the deadline"):
+        batcher.admit(soon(0.2))
+    doubling.gate.set()
+    assert await first == 0
     await batcher.stop()
 
 

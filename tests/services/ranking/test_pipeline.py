@@ -133,6 +133,19 @@ async def test_when_graph_updater_is_silent_the_last_known_state_is_ranked_and_s
     assert (await world.rank("u", 5)).rung == FULL
 
 
+async def test_who_has_little_time_does_not_wait_with_those_who_share_the_batch(world: World) -> None:
+    await stocked(world)
+    await world.publish()
+    world.graph.put(user_of("u", ["i3"]))
+    await world.rank("u")
+    world.graph.hanging = True
+    patient, hurried = (asyncio.create_task(world.rank("u", 5, seconds)) for seconds in (10.0, 0.2))
+    assert (await hurried).rung == CACHED
+    assert not patient.done()
+    world.graph.hanging = False
+    assert (await patient).rung == FULL
+
+
 async def test_when_graph_updater_is_silent_a_user_never_read_gets_popular_items(world: World) -> None:
     await stocked(world)
     await world.publish()

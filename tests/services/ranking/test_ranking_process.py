@@ -1,7 +1,6 @@
 """ranking as its own process over a broker and a graph double: warm-up, swap, withdrawal, and every refusal."""
 
 import asyncio
-import re
 import subprocess
 import sys
 import time
@@ -35,14 +34,6 @@ pytestmark = pytest.mark.e2e
 SERVICE = "finestream.v1.RankingService"
 
 
-class Process(Running):
-    """Running, but for the settings that ranking logs at its start, which name addresses of others."""
-
-    def logged(self, pattern: str) -> str:
-        lines = (line for line in self.log.splitlines() if '"event": "starting"' not in line)
-        return next((found[1] for line in lines if (found := re.search(pattern, line))), "")
-
-
 class Client:
     """The process and stubs to it."""
 
@@ -69,7 +60,7 @@ class Client:
 
 @asynccontextmanager
 async def running(graph: GraphDouble, folder: Path, url: str, *, ready: bool = True) -> AsyncIterator[Client]:
-    process = Process(
+    process = Running(
         "ranking", folder, FINESTREAM_GRAPH_ADDRESS=f"127.0.0.1:{graph.port}", FINESTREAM_BUNDLES_URL=url,
         FINESTREAM_RANKING_BUNDLE_CACHE=str(folder / "cache"), FINESTREAM_RANKING_BUNDLE_POLL_SECONDS="0.1",
     )  # fmt: skip

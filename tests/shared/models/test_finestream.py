@@ -64,6 +64,16 @@ def test_a_later_event_or_padding_changes_nothing_before_it() -> None:
     assert not close(before[0][0, 5], sequences(co + 1.0 * (torch.arange(6) == 5)[:, None], se, real)[0][0, 5])
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_what_is_served_of_the_sequences_is_their_last_real_position(layers: int) -> None:
+    torch.manual_seed(0)
+    sequences = Sequences(replace(CONFIG, layers=layers)).eval()
+    co, se = torch.randn(2, 4, 6, 16)
+    real = torch.arange(6) < torch.tensor([6, 4, 1, 0])[:, None]
+    for every, last in zip(sequences(co, se, real), sequences.last(co, se, real), strict=True):
+        assert close(every[torch.arange(4), torch.tensor([5, 3, 0, 0])], last)
+
+
 def test_a_users_vector_does_not_depend_on_who_shares_the_batch(model: Finestream) -> None:
     table = model.encode_items(ITEMS)
     together = model.encode_users([*USERS, UserState("nobody")], table, NOW)

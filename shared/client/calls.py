@@ -1,11 +1,8 @@
 """The three gRPC services as a client sees them: publish an event, ask for a ranking, read states."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
-
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared import rpc
 from shared.events import Interaction, Item, Review
@@ -13,34 +10,17 @@ from shared.graph import state
 from shared.graph.state import ItemNode, UserState
 from shared.pb.finestream.v1 import event_pb2, event_pb2_grpc, graph_pb2, graph_pb2_grpc, ranking_pb2, ranking_pb2_grpc
 from shared.pb.finestream.v1.position_pb2 import Position
-from shared.settings import GraphClientSettings, GrpcSettings
+from shared.settings import ClientSettings
 
 NODES_A_CALL: Final = 50  # of which a full one may take 100 KiB, and an answer takes 8 MiB
 CALL_SECONDS: Final = 15.0
 
 
-class ClientSettings(BaseSettings):
-    """Where a client finds the system."""
-
-    model_config = SettingsConfigDict(env_prefix="FINESTREAM_", extra="ignore")
-
-    gateway_address: str = Field("127.0.0.1:50051", description="host:port of the gateway, for clients")
-    ranking_address: str = Field("127.0.0.1:50054", description="host:port of ranking, for clients")
-    graph: GraphClientSettings = Field(default_factory=GraphClientSettings)
-    grpc: GrpcSettings = Field(default_factory=GrpcSettings)
-
-    @staticmethod
-    def of(env: Mapping[str, str]) -> "ClientSettings":
-        """The addresses in `env`, for a system that was started with them; the rest from our own environment."""
-        return ClientSettings(
-            gateway_address=env["FINESTREAM_GATEWAY_ADDRESS"],
-            ranking_address=env["FINESTREAM_RANKING_ADDRESS"],
-            graph=GraphClientSettings(address=env["FINESTREAM_GRAPH_ADDRESS"]),
-        )
-
-
 class Client:
-    """Calls raise grpc.aio.AioRpcError, whose details are a sentence for the caller."""
+    """Every call has a deadline, `timeout` seconds, within which it is repeated where that may help (rpc.RETRIES).
+
+    Calls raise grpc.aio.AioRpcError, whose details are a sentence for the caller.
+    """
 
     def __init__(
         self,
@@ -52,9 +32,9 @@ class Client:
         self._ranking = ranking
         self._graph = graph
 
-    async def publish(self, event: Interaction | Review | Item) -> Position:
-        """Returns once the event is in Kafka."""
-        answer = await self._events.Publish(_request_of(event), timeout=CALL_SECONDS)
+    async def publish(self, event: Interaction | Review | Item, timeout: float = CALL_SECONDS) -> Position:
+        """Returns once the event is in Kafka. Its id makes a repeat harmless."""
+        answer = await self._events.Publish(_request_of(event), timeout=timeout)
         return answer.position  # type: ignore[no-any-return]  # the stubs are untyped
 
     async def rank(
@@ -78,40 +58,41 @@ class Client:
         return await self._ranking.Rank(request, timeout=timeout)  # type: ignore[no-any-return]
 
     async def similar_items(
-        self, item_id: str, k: int = 10, categories: Sequence[str] = ()
+        self, item_id: str, k: int = 10, categories: Sequence[str] = (), timeout: float = CALL_SECONDS
     ) -> ranking_pb2.RankingServiceSimilarItemsResponse:
         request = ranking_pb2.RankingServiceSimilarItemsRequest(item_id=item_id, k=k, categories=categories)
-        return await self._ranking.SimilarItems(request, timeout=CALL_SECONDS)  # type: ignore[no-any-return]
+        return await self._ranking.SimilarItems(request, timeout=timeout)  # type: ignore[no-any-return]
 
-    async def users(self, ids: Sequence[str]) -> dict[str, UserState]:
-        """States by id; users of whom nothing is known are left out."""
+    async def users(self, ids: Sequence[str], timeout: float = CALL_SECONDS) -> dict[str, UserState]:
+        """States by id; users of whom nothing is known are left out. `timeout` is of each call for some of them."""
         found: dict[str, UserState] = {}
         for start in range(0, len(ids), NODES_A_CALL):
             queries = [graph_pb2.UserQuery(user_id=user_id) for user_id in ids[start : start + NODES_A_CALL]]
             request = graph_pb2.GetUsersRequest(users=queries, format=graph_pb2.STATE_FORMAT_MSGPACK)
-            answer = await self._graph.GetUsers(request, timeout=CALL_SECONDS)
+            answer = await self._graph.GetUsers(request, timeout=timeout)
             found |= {node.id: state.user_from_bytes(node.state) for node in answer.users if node.found}
         return found
 
-    async def items(self, ids: Sequence[str]) -> dict[str, ItemNode]:
+    async def items(self, ids: Sequence[str], timeout: float = CALL_SECONDS) -> dict[str, ItemNode]:
         """As users."""
         found: dict[str, ItemNode] = {}
         for start in range(0, len(ids), NODES_A_CALL):
             request = graph_pb2.GetItemsRequest(
                 item_ids=ids[start : start + NODES_A_CALL], format=graph_pb2.STATE_FORMAT_MSGPACK
             )
-            answer = await self._graph.GetItems(request, timeout=CALL_SECONDS)
+            answer = await self._graph.GetItems(request, timeout=timeout)
             found |= {node.id: state.item_from_bytes(node.state) for node in answer.items if node.found}
         return found
 
 
 @asynccontextmanager
-async def connect(settings: ClientSettings) -> AsyncIterator[Client]:
-    """A client of the addresses in `settings`."""
+async def connect(settings: ClientSettings | None = None) -> AsyncIterator[Client]:
+    """A client of the addresses in `settings`, else in the environment: one connection each, for all calls."""
+    found = settings or ClientSettings()
     async with (
-        rpc.channel(settings.gateway_address, settings.grpc) as gateway,
-        rpc.channel(settings.ranking_address, settings.grpc) as ranking,
-        rpc.channel(settings.graph.address, settings.grpc) as graph,
+        rpc.channel(found.gateway_address, found.grpc, retries=True) as gateway,
+        rpc.channel(found.ranking_address, found.grpc, retries=True) as ranking,
+        rpc.channel(found.graph.address, found.grpc, retries=True) as graph,
     ):
         yield Client(
             event_pb2_grpc.EventServiceStub(gateway),

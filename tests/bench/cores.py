@@ -1,0 +1,29 @@
+"""Which cores a process runs on, and what CPU it has used."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def pinned(cores: set[int]) -> Iterator[None]:
+    """This process, and with all their threads those that it starts meanwhile, run on these cores only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def split() -> tuple[set[int], set[int]]:
+    """One core for the server that is measured, and the rest for everything else; the same where there is but one."""
+    first, *rest = sorted(os.sched_getaffinity(0))
+    return {first}, set(rest) or {first}
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all threads (proc_pid_stat(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

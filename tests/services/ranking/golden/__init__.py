@@ -1,0 +1,54 @@
+"""A fixed model and what ranking answers with it, kept as files: python -m tests.services.ranking.golden writes both.
+
+The model is made anew only where its folder is gone: what is read here is a bundle's folder as it was once written.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from google.protobuf.json_format import MessageToDict
+
+from services.ranking.requests import Query
+from shared.graph.state import ItemNode, UserState
+from shared.models.features import item_features
+from shared.models.finestream import Finestream
+from shared.models.finestream_network import Network
+from shared.models.neighbours import Neighbours
+from shared.pb.finestream.v1 import ranking_pb2
+from tests.shared.models.worlds import CONFIG, SCHEMA, SPACE, states
+
+FOLDER: Final = Path(__file__).parent
+MODEL: Final = FOLDER / "model"
+ANSWERS: Final = FOLDER / "answers.json"
+VERSION: Final = "golden"
+QUERIES: Final = (
+    Query("u0", 5),
+    Query("u1", 3, include_seen=True, explain=False),
+    Query("u2", 4, context=("i3", "i7"), excludes=("i1",)),
+    Query("u3", 10, candidates=("i2", "i4", "i6", "unknown")),
+    Query("stranger", 3),
+)
+
+
+def world_states() -> tuple[list[UserState], list[ItemNode]]:
+    return states(seed=7)
+
+
+def answer(response: ranking_pb2.RankResponse) -> dict[str, Any]:
+    """As JSON, without the id that is another every time."""
+    found: dict[str, Any] = MessageToDict(response, preserving_proto_field_name=True)
+    found.pop("request_id")
+    return found
+
+
+def make_model() -> None:
+    """Random weights, of which nothing but their being fixed matters."""
+    torch.manual_seed(7)
+    _, items = world_states()
+    network = Network(CONFIG, len(items))
+    network.fit_content(item_features(items, SCHEMA, CONFIG.half_life_days, "cpu").content)
+    shapes = ((len(items) + 1, CONFIG.rank), (SCHEMA.embedding_dim,), (SCHEMA.embedding_dim, CONFIG.rank))
+    near = Neighbours(*(torch.randn(*shape) for shape in shapes), kappa=CONFIG.sure)
+    MODEL.mkdir()
+    Finestream(SPACE, CONFIG, [item.item_id for item in items], network, near).save(MODEL)
