@@ -33,6 +33,7 @@ class Pick:
 class Job:
     query: Query
     deadline: float  # on time.monotonic's clock
+    seconds: dict[str, float] = field(default_factory=dict)  # of its stages, as far as it has come
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
     # Hydrate
     hydrated: Hydrated | None = None

@@ -64,7 +64,7 @@ class Pipeline:
         for _ in range(MAX_HYDRATIONS):
             job = Job(query, deadline)
             if query.after:
-                with _timed("wait"):
+                with _timed("wait", job.seconds):
                     job.hydrated = await self._hydrate.reflecting(query, deadline)
             response = await self._together.submit(job, deadline)
             if response is not None:
@@ -77,7 +77,10 @@ class Pipeline:
         started = time.perf_counter()
         async with aclosing(self._hydrate.parts(list(ticket_of))) as parts:
             async for jobs in parts:
-                metrics.STAGE["hydrate"].observe(time.perf_counter() - started)
+                hydrated = time.perf_counter() - started
+                metrics.STAGE["hydrate"].observe(hydrated)
+                for job in jobs:
+                    job.seconds |= {"queue": ticket_of[job].waited, "hydrate": hydrated}
                 await self._inference.run(self._rank_now, jobs)
                 for job in jobs:
                     ticket_of[job].settle(job.response)
@@ -85,31 +88,37 @@ class Pipeline:
     def _rank_now(self, all_jobs: Sequence[Job]) -> None:
         generation, now = self._catalogue.current, time.time()
         jobs = [job for job in all_jobs if job.hydrated and job.hydrated.space == generation.release.space]
-        with _timed("ladder"):
+        took: dict[str, float] = {}
+        with _timed("ladder", took):
             ladder.place(jobs, generation, now)
-        with _timed("source"):
+        with _timed("source", took):
             source.find(jobs, generation.facts)
-        with _timed("filter"):
+        with _timed("filter", took):
             filter.narrow(jobs, generation.facts)
-        self._score_and_select(jobs, generation, now)
-        with _timed("explain"):
+        self._score_and_select(jobs, generation, now, took)
+        with _timed("explain", took):
             explain.explain(jobs, generation)
-        with _timed("respond"):
+        with _timed("respond", took):
             respond.respond(jobs, generation)
+        respond.tell_timings(jobs, took)
 
-    def _score_and_select(self, jobs: Sequence[Job], generation: Generation, now: float) -> None:
+    def _score_and_select(
+        self, jobs: Sequence[Job], generation: Generation, now: float, took: dict[str, float]
+    ) -> None:
         popular = [job for job in jobs if job.rung == POPULAR]
         personal = [job for job in jobs if job.rung != POPULAR]
         if personal and generation.release.model and generation.table:
-            with _timed("score"):
+            with _timed("score", took):
                 users = score.encode(personal, generation.release.model, generation.table, now)
             table = generation.table
-            self._select(personal, generation, lambda which: score.by_model(users[which], table))
+            self._select(personal, generation, lambda which: score.by_model(users[which], table), took)
         if popular:
-            self._select(popular, generation, lambda which: score.by_popularity(generation.facts, len(which)))
+            self._select(popular, generation, lambda which: score.by_popularity(generation.facts, len(which)), took)
 
-    def _select(self, jobs: Sequence[Job], generation: Generation, tiles: "select.TilesOf") -> None:
-        with _timed("select"):
+    def _select(
+        self, jobs: Sequence[Job], generation: Generation, tiles: "select.TilesOf", took: dict[str, float]
+    ) -> None:
+        with _timed("select", took):
             select.fill(jobs, tiles, generation.facts.available, self._tile_items)
 
     def _side_effect(self, query: Query, response: ranking_pb2.RankResponse) -> None:
@@ -119,7 +128,10 @@ class Pipeline:
 
 
 @contextmanager
-def _timed(stage: str) -> Iterator[None]:
+def _timed(stage: str, took: dict[str, float]) -> Iterator[None]:
+    """Observe a stage's seconds, and add them to those it `took`."""
     started = time.perf_counter()
     yield
-    metrics.STAGE[stage].observe(time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    metrics.STAGE[stage].observe(seconds)
+    took[stage] = took.get(stage, 0.0) + seconds

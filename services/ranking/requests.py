@@ -45,6 +45,7 @@ class Query:
     include_seen: bool = False
     after: tuple[After, ...] = ()
     explain: bool = True
+    timings: bool = False
 
     @property
     def after_user(self) -> tuple[After, ...]:
@@ -70,6 +71,7 @@ def read(request: ranking_pb2.RankRequest, k_limit: int) -> Query:
         include_seen=request.include_seen,
         after=_afters(request),
         explain=not request.without_explanations,
+        timings=request.with_timings,
     )
 
 

@@ -47,11 +47,12 @@ class Client:
         candidates: Sequence[str] = (),
         categories: Sequence[str] = (),
         include_seen: bool = False,
+        with_timings: bool = False,
         timeout: float = CALL_SECONDS,
     ) -> ranking_pb2.RankResponse:
         request = ranking_pb2.RankRequest(
             user_id=user_id, k=k, after=after, context_items=context, candidates=candidates, categories=categories,
-            include_seen=include_seen,
+            include_seen=include_seen, with_timings=with_timings,
         )  # fmt: skip
         return await self._ranking.Rank(request, timeout=timeout)  # type: ignore[no-any-return]
 

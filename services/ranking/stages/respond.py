@@ -22,3 +22,12 @@ def respond(jobs: list[Job], generation: Generation) -> None:
             watermark=job.watermark,
             request_id=job.request_id,
         )
+
+
+def tell_timings(jobs: list[Job], took: dict[str, float]) -> None:
+    """Put the stages' seconds into the answers of those who ask for them; `took` are those of the whole batch."""
+    for job in jobs:
+        if job.query.timings and job.response is not None:
+            job.response.timings.extend(
+                ranking_pb2.StageTiming(stage=stage, seconds=seconds) for stage, seconds in (job.seconds | took).items()
+            )

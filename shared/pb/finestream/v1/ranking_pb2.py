@@ -25,33 +25,35 @@ _sym_db = _symbol_database.Default()
 from shared.pb.finestream.v1 import position_pb2 as finestream_dot_v1_dot_position__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66inestream/v1/ranking.proto\x12\rfinestream.v1\x1a\x1c\x66inestream/v1/position.proto\"\xe6\x01\n\x0bRankRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\ncandidates\x18\x03 \x03(\t\x12\x15\n\rcontext_items\x18\x04 \x03(\t\x12\x15\n\rexclude_items\x18\x05 \x03(\t\x12\x12\n\ncategories\x18\x06 \x03(\t\x12\x14\n\x0cinclude_seen\x18\x07 \x01(\x08\x12&\n\x05\x61\x66ter\x18\x08 \x03(\x0b\x32\x17.finestream.v1.Position\x12\x1c\n\x14without_explanations\x18\t \x01(\x08\x42\x04\n\x02_k\"\xae\x01\n\x0cRankResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.finestream.v1.RankedItem\x12!\n\x04rung\x18\x02 \x01(\x0e\x32\x13.finestream.v1.Rung\x12\x13\n\x0brung_reason\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x11\n\twatermark\x18\x05 \x01(\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"]\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12/\n\x0b\x65xplanation\x18\x03 \x01(\x0b\x32\x1a.finestream.v1.Explanation\"\xaa\x01\n\x0b\x45xplanation\x12/\n\x07opinion\x18\x01 \x01(\x0b\x32\x1c.finestream.v1.OpinionReasonH\x00\x12/\n\x07history\x18\x02 \x01(\x0b\x32\x1c.finestream.v1.HistoryReasonH\x00\x12/\n\x07popular\x18\x03 \x01(\x0b\x32\x1c.finestream.v1.PopularReasonH\x00\x42\x08\n\x06reason\"U\n\rOpinionReason\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0f\n\x07opinion\x18\x02 \x01(\t\x12\r\n\x05quote\x18\x03 \x01(\t\x12\x11\n\treview_id\x18\x04 \x01(\t\" \n\rHistoryReason\x12\x0f\n\x07item_id\x18\x01 \x01(\t\"\x1e\n\rPopularReason\x12\r\n\x05users\x18\x01 \x01(\x01\"@\n\x10RankBatchRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.finestream.v1.RankRequest\"C\n\x11RankBatchResponse\x12.\n\tresponses\x18\x01 \x03(\x0b\x32\x1b.finestream.v1.RankResponse*N\n\x04Rung\x12\x14\n\x10RUNG_UNSPECIFIED\x10\x00\x12\r\n\tRUNG_FULL\x10\x01\x12\x0f\n\x0bRUNG_CACHED\x10\x02\x12\x10\n\x0cRUNG_POPULAR\x10\x03\x32\xa1\x01\n\x0eRankingService\x12?\n\x04Rank\x12\x1a.finestream.v1.RankRequest\x1a\x1b.finestream.v1.RankResponse\x12N\n\tRankBatch\x12\x1f.finestream.v1.RankBatchRequest\x1a .finestream.v1.RankBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66inestream/v1/ranking.proto\x12\rfinestream.v1\x1a\x1c\x66inestream/v1/position.proto\"\xfc\x01\n\x0bRankRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\ncandidates\x18\x03 \x03(\t\x12\x15\n\rcontext_items\x18\x04 \x03(\t\x12\x15\n\rexclude_items\x18\x05 \x03(\t\x12\x12\n\ncategories\x18\x06 \x03(\t\x12\x14\n\x0cinclude_seen\x18\x07 \x01(\x08\x12&\n\x05\x61\x66ter\x18\x08 \x03(\x0b\x32\x17.finestream.v1.Position\x12\x1c\n\x14without_explanations\x18\t \x01(\x08\x12\x14\n\x0cwith_timings\x18\x14 \x01(\x08\x42\x04\n\x02_k\"\xdb\x01\n\x0cRankResponse\x12(\n\x05items\x18\x01 \x03(\x0b\x32\x19.finestream.v1.RankedItem\x12!\n\x04rung\x18\x02 \x01(\x0e\x32\x13.finestream.v1.Rung\x12\x13\n\x0brung_reason\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x11\n\twatermark\x18\x05 \x01(\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12+\n\x07timings\x18\n \x03(\x0b\x32\x1a.finestream.v1.StageTiming\"-\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"]\n\nRankedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12/\n\x0b\x65xplanation\x18\x03 \x01(\x0b\x32\x1a.finestream.v1.Explanation\"\xaa\x01\n\x0b\x45xplanation\x12/\n\x07opinion\x18\x01 \x01(\x0b\x32\x1c.finestream.v1.OpinionReasonH\x00\x12/\n\x07history\x18\x02 \x01(\x0b\x32\x1c.finestream.v1.HistoryReasonH\x00\x12/\n\x07popular\x18\x03 \x01(\x0b\x32\x1c.finestream.v1.PopularReasonH\x00\x42\x08\n\x06reason\"U\n\rOpinionReason\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0f\n\x07opinion\x18\x02 \x01(\t\x12\r\n\x05quote\x18\x03 \x01(\t\x12\x11\n\treview_id\x18\x04 \x01(\t\" \n\rHistoryReason\x12\x0f\n\x07item_id\x18\x01 \x01(\t\"\x1e\n\rPopularReason\x12\r\n\x05users\x18\x01 \x01(\x01\"@\n\x10RankBatchRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.finestream.v1.RankRequest\"C\n\x11RankBatchResponse\x12.\n\tresponses\x18\x01 \x03(\x0b\x32\x1b.finestream.v1.RankResponse*N\n\x04Rung\x12\x14\n\x10RUNG_UNSPECIFIED\x10\x00\x12\r\n\tRUNG_FULL\x10\x01\x12\x0f\n\x0bRUNG_CACHED\x10\x02\x12\x10\n\x0cRUNG_POPULAR\x10\x03\x32\xa1\x01\n\x0eRankingService\x12?\n\x04Rank\x12\x1a.finestream.v1.RankRequest\x1a\x1b.finestream.v1.RankResponse\x12N\n\tRankBatch\x12\x1f.finestream.v1.RankBatchRequest\x1a .finestream.v1.RankBatchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finestream.v1.ranking_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNG']._serialized_start=1042
-  _globals['_RUNG']._serialized_end=1120
+  _globals['_RUNG']._serialized_start=1156
+  _globals['_RUNG']._serialized_end=1234
   _globals['_RANKREQUEST']._serialized_start=77
-  _globals['_RANKREQUEST']._serialized_end=307
-  _globals['_RANKRESPONSE']._serialized_start=310
-  _globals['_RANKRESPONSE']._serialized_end=484
-  _globals['_RANKEDITEM']._serialized_start=486
-  _globals['_RANKEDITEM']._serialized_end=579
-  _globals['_EXPLANATION']._serialized_start=582
-  _globals['_EXPLANATION']._serialized_end=752
-  _globals['_OPINIONREASON']._serialized_start=754
-  _globals['_OPINIONREASON']._serialized_end=839
-  _globals['_HISTORYREASON']._serialized_start=841
-  _globals['_HISTORYREASON']._serialized_end=873
-  _globals['_POPULARREASON']._serialized_start=875
-  _globals['_POPULARREASON']._serialized_end=905
-  _globals['_RANKBATCHREQUEST']._serialized_start=907
-  _globals['_RANKBATCHREQUEST']._serialized_end=971
-  _globals['_RANKBATCHRESPONSE']._serialized_start=973
-  _globals['_RANKBATCHRESPONSE']._serialized_end=1040
-  _globals['_RANKINGSERVICE']._serialized_start=1123
-  _globals['_RANKINGSERVICE']._serialized_end=1284
+  _globals['_RANKREQUEST']._serialized_end=329
+  _globals['_RANKRESPONSE']._serialized_start=332
+  _globals['_RANKRESPONSE']._serialized_end=551
+  _globals['_STAGETIMING']._serialized_start=553
+  _globals['_STAGETIMING']._serialized_end=598
+  _globals['_RANKEDITEM']._serialized_start=600
+  _globals['_RANKEDITEM']._serialized_end=693
+  _globals['_EXPLANATION']._serialized_start=696
+  _globals['_EXPLANATION']._serialized_end=866
+  _globals['_OPINIONREASON']._serialized_start=868
+  _globals['_OPINIONREASON']._serialized_end=953
+  _globals['_HISTORYREASON']._serialized_start=955
+  _globals['_HISTORYREASON']._serialized_end=987
+  _globals['_POPULARREASON']._serialized_start=989
+  _globals['_POPULARREASON']._serialized_end=1019
+  _globals['_RANKBATCHREQUEST']._serialized_start=1021
+  _globals['_RANKBATCHREQUEST']._serialized_end=1085
+  _globals['_RANKBATCHRESPONSE']._serialized_start=1087
+  _globals['_RANKBATCHRESPONSE']._serialized_end=1154
+  _globals['_RANKINGSERVICE']._serialized_start=1237
+  _globals['_RANKINGSERVICE']._serialized_end=1398
 # @@protoc_insertion_point(module_scope)

@@ -20,7 +20,7 @@ RUNG_CACHED: Rung
 RUNG_POPULAR: Rung
 
 class RankRequest(_message.Message):
-    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations")
+    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations", "with_timings")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class RankRequest(_message.Message):
     INCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    WITH_TIMINGS_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     k: int
     candidates: _containers.RepeatedScalarFieldContainer[str]
@@ -39,23 +40,34 @@ class RankRequest(_message.Message):
     include_seen: bool
     after: _containers.RepeatedCompositeFieldContainer[_position_pb2.Position]
     without_explanations: bool
-    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ...) -> None: ...
+    with_timings: bool
+    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ..., with_timings: _Optional[bool] = ...) -> None: ...
 
 class RankResponse(_message.Message):
-    __slots__ = ("items", "rung", "rung_reason", "model_version", "watermark", "request_id")
+    __slots__ = ("items", "rung", "rung_reason", "model_version", "watermark", "request_id", "timings")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     RUNG_FIELD_NUMBER: _ClassVar[int]
     RUNG_REASON_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     WATERMARK_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[RankedItem]
     rung: Rung
     rung_reason: str
     model_version: str
     watermark: float
     request_id: str
-    def __init__(self, items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., rung: _Optional[_Union[Rung, str]] = ..., rung_reason: _Optional[str] = ..., model_version: _Optional[str] = ..., watermark: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    def __init__(self, items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., rung: _Optional[_Union[Rung, str]] = ..., rung_reason: _Optional[str] = ..., model_version: _Optional[str] = ..., watermark: _Optional[float] = ..., request_id: _Optional[str] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ...) -> None: ...
+
+class StageTiming(_message.Message):
+    __slots__ = ("stage", "seconds")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    seconds: float
+    def __init__(self, stage: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class RankedItem(_message.Message):
     __slots__ = ("item_id", "score", "explanation")
