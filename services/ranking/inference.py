@@ -17,7 +17,7 @@ from shared.service import WrongSetting
 
 P = ParamSpec("P")
 R = TypeVar("R")
-NICENESS: Final = 2
+NICENESS: Final = 5
 
 
 class Inference:
