@@ -87,7 +87,7 @@ async def serve(
             *KEEPALIVE,
             ("grpc.max_receive_message_length", options.max_message_bytes),
             ("grpc.max_send_message_length", options.max_message_bytes),
-            ("grpc.so_reuseport", 0),  # a second process on the port is a mistake, not a helper
+            ("grpc.so_reuseport", int(settings.shared_port)),
         ],
     )
     register(server)

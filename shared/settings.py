@@ -107,6 +107,9 @@ class ServiceSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address of the gRPC port")
     port: int = Field(0, ge=0, le=65535, description="gRPC port; 0: any free one, or none where the service has none")
+    shared_port: bool = Field(
+        False, description="let several processes take the gRPC port, among whom the kernel divides connections"
+    )
     metrics_host: str = Field("127.0.0.1", description="address of the metrics and health port")
     metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free one")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")

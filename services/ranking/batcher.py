@@ -43,6 +43,7 @@ class Ticket(Generic[Q, A]):
     answer: asyncio.Future[A]
     deadline: float
     since: float
+    waited: float = 0.0  # seconds in the queue
 
     def settle(self, answer: A) -> None:
         if not self.answer.done():  # else the caller has left
@@ -136,7 +137,8 @@ class MicroBatcher(Generic[Q, A]):
             metrics.REFUSED.labels("too_old").inc()
             ticket.answer.set_exception(Overloaded("the request waited for too long; try again with back-off"))
         else:
-            metrics.STAGE["queue"].observe(now - ticket.since)
+            ticket.waited = now - ticket.since
+            metrics.STAGE["queue"].observe(ticket.waited)
             return True
         return False
 

@@ -1,7 +1,7 @@
 """One request on its way through the stages."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from services.ranking.graph import Node
 from services.ranking.requests import Query
@@ -38,6 +38,8 @@ class Pick:
 class Job:
     query: Query
     deadline: float  # on time.monotonic's clock
+    _: KW_ONLY
+    seconds: dict[str, float] = field(default_factory=dict)  # of its stages, as far as it has come
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
     # Hydrate
     hydrated: Hydrated | None = None

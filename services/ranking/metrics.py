@@ -13,7 +13,8 @@ STAGE_SECONDS: Final = Histogram(
     buckets=LATENCY_BUCKETS,
 )
 STAGES: Final = (
-    "wait", "queue", "hydrate", "ladder", "source", "filter", "score", "select", "explain", "respond",
+    "wait", "queue", "hydrate", "ladder", "source", "filter", "score", "select", "diversify", "explore", "explain",
+    "respond",
 )  # fmt: skip
 STAGE: Final = {name: STAGE_SECONDS.labels(name) for name in STAGES}  # labels() takes longer than the observation
 ANSWERS: Final = Counter("finestream_ranking_answers_total", "Rankings, by the rung of the degrade ladder", ["rung"])

@@ -75,7 +75,7 @@ class Pipeline:
         for _ in range(MAX_HYDRATIONS):
             job = Job(query, deadline)
             if query.after:
-                with _timed("wait"):
+                with _timed("wait", job.seconds):
                     job.hydrated = await self._hydrate.reflecting(query, deadline)
             response = await self._together.submit(job, deadline)
             if response is not None:
@@ -88,7 +88,10 @@ class Pipeline:
         started = time.perf_counter()
         async with aclosing(self._hydrate.parts(list(ticket_of))) as parts:
             async for jobs in parts:
-                metrics.STAGE["hydrate"].observe(time.perf_counter() - started)
+                hydrated = time.perf_counter() - started
+                metrics.STAGE["hydrate"].observe(hydrated)
+                for job in jobs:
+                    job.seconds |= {"queue": ticket_of[job].waited, "hydrate": hydrated}
                 await self._inference.run(self._rank_now, jobs)
                 for job in jobs:
                     ticket_of[job].settle(job.response)
@@ -96,48 +99,56 @@ class Pipeline:
     def _rank_now(self, all_jobs: Sequence[Job]) -> None:
         generation, now, rules = self._catalogue.current, time.time(), self._rules()
         jobs = [job for job in all_jobs if job.hydrated and job.hydrated.space == generation.release.space]
-        with _timed("ladder"):
+        took: dict[str, float] = {}
+        with _timed("ladder", took):
             ladder.place(jobs, generation, now)
         for job in jobs:
             job.wanted = diversify.pool_of(job.query, self._pool_items, rules)
-        with _timed("source"):
+        with _timed("source", took):
             source.find(jobs, generation.facts)
-        with _timed("filter"):
+        with _timed("filter", took):
             filter.narrow(jobs, generation.facts)
-        self._score_and_select(jobs, generation, now, rules)
+        self._score_and_select(jobs, generation, now, rules, took)
         pin.claim(jobs, generation.facts, rules)
-        with _timed("diversify"):
+        with _timed("diversify", took):
             diversify.diversify(jobs, generation, self._pool_items, rules)
-        with _timed("explore"):
+        with _timed("explore", took):
             explore.explore(jobs, generation.facts, self._new_item_users)
         pin.place(jobs)
-        with _timed("explain"):
+        with _timed("explain", took):
             explain.explain(jobs, generation)
-        with _timed("respond"):
+        with _timed("respond", took):
             respond.respond(jobs, generation)
+        respond.tell_timings(jobs, took)
 
-    def _score_and_select(self, jobs: Sequence[Job], generation: Generation, now: float, rules: Rules) -> None:
+    def _score_and_select(
+        self, jobs: Sequence[Job], generation: Generation, now: float, rules: Rules, took: dict[str, float]
+    ) -> None:
         facts = generation.facts
         popular = [job for job in jobs if job.rung == POPULAR]
         personal = [job for job in jobs if job.rung != POPULAR]
         if personal and generation.release.model and generation.table:
-            with _timed("score"):
+            with _timed("score", took):
                 users = score.encode(personal, generation.release.model, generation.table, now)
             table, codes = generation.table, generation.codes
             self._select(
                 personal,
                 generation,
                 lambda which: self._boosts.on(score.by_model(users[which], table, codes), facts, rules),
+                took,
             )
         if popular:
             self._select(
                 popular,
                 generation,
                 lambda which: self._boosts.on(score.ByPopularity(facts, len(which)), facts, rules, offsets=False),
+                took,
             )
 
-    def _select(self, jobs: Sequence[Job], generation: Generation, scores: "select.ScoresOf") -> None:
-        with _timed("select"):
+    def _select(
+        self, jobs: Sequence[Job], generation: Generation, scores: "select.ScoresOf", took: dict[str, float]
+    ) -> None:
+        with _timed("select", took):
             select.fill(jobs, scores, generation.facts.available, self._tile_items)
 
     def _side_effect(self, query: Query, response: ranking_pb2.RankResponse) -> None:
@@ -147,7 +158,10 @@ class Pipeline:
 
 
 @contextmanager
-def _timed(stage: str) -> Iterator[None]:
+def _timed(stage: str, took: dict[str, float]) -> Iterator[None]:
+    """Observe a stage's seconds, and add them to those it `took`."""
     started = time.perf_counter()
     yield
-    metrics.STAGE[stage].observe(time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    metrics.STAGE[stage].observe(seconds)
+    took[stage] = took.get(stage, 0.0) + seconds

@@ -78,6 +78,7 @@ class Query:
     arrangement: Arrangement = BY_SCORE
     paged: bool = False
     shown: tuple[str, ...] = ()  # on the pages before
+    timings: bool = False
 
     @property
     def after_user(self) -> tuple[After, ...]:
@@ -129,6 +130,7 @@ def read(request: ranking_pb2.RankRequest, k_limit: int, default: Arrangement = 
         arrangement=_arrangement(request, default),
         paged=request.paged or bool(request.page_token),
         shown=pages.shown(request.user_id, request.page_token) if request.page_token else (),
+        timings=request.with_timings,
     )
 
 

@@ -16,6 +16,7 @@ from shared import errors, rpc
 from shared.pb.finestream.v1 import extractor_pb2, extractor_pb2_grpc
 from shared.service import Health, WrongSetting
 from shared.settings import GrpcSettings, ServiceSettings
+from tests.parts import free_port
 
 NAME = "finestream.v1.ExtractorService"
 
@@ -125,6 +126,19 @@ async def test_a_taken_port_is_a_wrong_setting() -> None:
         settings = ServiceSettings(port=int(address.rsplit(":", 1)[1]))
         with pytest.raises(WrongSetting, match="gRPC port"):
             await rpc.serve(settings, "second", lambda server: None, [], Health())
+
+
+async def test_a_port_is_shared_where_both_say_so() -> None:
+    port = free_port()
+    settings = ServiceSettings(port=port, shared_port=True)
+    servers = [await rpc.serve(settings, which, lambda server: None, [], Health()) for which in ("first", "second")]
+    try:
+        assert [server.port for server in servers] == [port, port]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+    finally:
+        for server in servers:
+            await server.stop(0)
 
 
 @pytest.fixture(scope="module")

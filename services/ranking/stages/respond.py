@@ -41,3 +41,12 @@ def _next_page(job: Job, items: Sequence[ranking_pb2.RankedItem]) -> str:
     if not job.query.paged or len(items) < job.query.k:
         return ""
     return pages.token(job.query.user_id, [*job.query.shown, *(item.item_id for item in items)])
+
+
+def tell_timings(jobs: list[Job], took: dict[str, float]) -> None:
+    """Put the stages' seconds into the answers of those who ask for them; `took` are those of the whole batch."""
+    for job in jobs:
+        if job.query.timings and job.response is not None:
+            job.response.timings.extend(
+                ranking_pb2.StageTiming(stage=stage, seconds=seconds) for stage, seconds in (job.seconds | took).items()
+            )

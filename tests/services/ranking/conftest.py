@@ -19,6 +19,7 @@ from services.ranking.rehearsal import rehearse
 from services.ranking.requests import Query
 from services.ranking.rules import NO_RULES, Rules
 from services.ranking.servicer import Ranking
+from services.ranking.similar import Similar
 from services.ranking.stages.hydrate import Hydrate
 from services.ranking.user_cache import UserCache
 from shared.events import ItemState
@@ -41,6 +42,7 @@ class World:
     pipeline: Pipeline
     inference: Inference
     cache: UserCache
+    similar: Similar
     rules: Rules = NO_RULES
 
     async def rank(self, user_id: str, k: int = 10, seconds: float = SECONDS, **rest: Any) -> ranking_pb2.RankResponse:
@@ -64,7 +66,9 @@ class World:
 async def served(world: World) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to RankingService over the world, at the edge that every service has."""
     health = Health()
-    servicer = Ranking(world.pipeline, health, k_limit=100, deadline_seconds=SECONDS, max_bytes=1_000_000)
+    servicer = Ranking(
+        world.pipeline, world.similar, health, k_limit=100, deadline_seconds=SECONDS, max_bytes=1_000_000
+    )
 
     def register(server: grpc.aio.Server) -> None:
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
@@ -106,9 +110,12 @@ async def opened(graph: GraphDouble | None = None) -> AsyncIterator[World]:
         new_item_users=10,
         rules=lambda: world.rules,
     )
-    world = World(graph, catalogue, pipeline, inference, cache)
+    similar = Similar(catalogue, inference, Limits(16, 0.005, 5.0, 256), 7)
+    world = World(graph, catalogue, pipeline, inference, cache, similar)
     pipeline.start()
+    similar.start()
     yield world
+    await similar.stop()
     await pipeline.stop()
     await connection.close(None)
     inference.close()

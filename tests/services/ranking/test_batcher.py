@@ -93,7 +93,7 @@ async def test_a_deadline_that_passes_in_the_queue_ends_without_work(doubling: D
     batcher = await started(doubling, largest=1, longest_wait=0.0)
     first = asyncio.create_task(batcher.submit(0, soon()))
     await until(lambda: doubling.batches == [[0]], 5, "the first is being worked on")
-    deadline = soon(0.05)
+    deadline = soon(0.5)
     late = asyncio.create_task(batcher.submit(1, deadline))
     await until(lambda: time.monotonic() > deadline, 5, "the deadline has passed")
     doubling.gate.set()
@@ -123,7 +123,7 @@ async def test_a_batch_that_has_become_slow_counts_before_it_has_ended(doubling:
     doubling.gate.clear()
     first = asyncio.create_task(batcher.submit(0, soon()))
     await until(lambda: doubling.batches == [[0]], 5, "the first is being worked on")
-    batcher.admit(soon(0.2))
+    batcher.admit(soon(60.0))
     since = time.monotonic()
     await until(lambda: time.monotonic() - since > 0.15, 5, "it has become slow")
     with pytest.raises(Overloaded, match="longer than the deadline"):

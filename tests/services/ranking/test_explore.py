@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.ranking.facts import Facts
-from services.ranking.job import Hydrated, Job, Pick
+from services.ranking.job import Job, Pick
 from services.ranking.requests import Arrangement, ExplorationMethod, Query
 from services.ranking.stages.explore import drawn, explore
 from shared.pb.finestream.v1 import ranking_pb2
@@ -74,7 +74,7 @@ def facts_of(count: int) -> Facts:
 
 def job_of(request_id: str, method: ExplorationMethod, rate: float = RATE) -> Job:
     query = Query("u", RANKED, arrangement=Arrangement(exploration=rate, exploration_method=method))
-    job = Job(query, Hydrated(None, ""), request_id)
+    job = Job(query, 0.0, request_id=request_id)
     pool = [Pick(row, -float(row)) for row in range(RANKED + OTHERS)]
     job.picks, job.others = pool[:RANKED], pool[RANKED:]
     return job

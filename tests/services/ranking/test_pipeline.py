@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.ranking.generation import Release
 from shared.errors import DeadlineExceeded
 from shared.pb.finestream.v1 import ranking_pb2
-from tests.services.ranking.conftest import World, state_of
+from tests.services.ranking.conftest import SECONDS, World, state_of
 from tests.services.ranking.doubles import NOW, DotModel, item_of, user_of, vector_of
 
 ITEMS = [f"i{n}" for n in range(30)]
@@ -191,6 +191,19 @@ async def test_states_of_another_space_are_read_again(world: World) -> None:
     answer = await asking
     assert answer.model_version == "v2"
     assert world.graph.spaces >= {"a", "b"}
+
+
+async def test_timings_are_told_to_who_asks_for_them(world: World) -> None:
+    await stocked(world)
+    await world.publish()
+    world.graph.put(user_of("u", ["i3"]))
+    asked, not_asked = await asyncio.gather(world.rank("u", timings=True), world.rank("u"))
+    assert [timing.stage for timing in asked.timings] == [
+        "queue", "hydrate", "ladder", "source", "filter", "score", "select", "diversify", "explore", "explain",
+        "respond",
+    ]  # fmt: skip
+    assert all(0.0 <= timing.seconds < SECONDS for timing in asked.timings)
+    assert not not_asked.timings
 
 
 async def test_one_call_of_graph_updater_serves_a_micro_batch(world: World) -> None:

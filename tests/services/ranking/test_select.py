@@ -10,7 +10,7 @@ from torch import Tensor
 
 from services.ranking.codes import Codes
 from services.ranking.facts import Facts
-from services.ranking.job import Hydrated, Job, Pick
+from services.ranking.job import Job, Pick
 from services.ranking.requests import Query
 from services.ranking.stages import score, select
 from services.ranking.stages.allowed import Allowed
@@ -217,9 +217,7 @@ def test_a_category_with_much_of_the_catalogue_and_one_with_little_of_it_are_ran
     facts = Facts()
     facts.put([item_of(f"i{row}", users=row % 50) for row in range(400)])
     rows = [None, set(range(0, 400, 2)), set(range(0, 400, 50)), set()]
-    jobs = [
-        Job(Query(str(at), 5), Hydrated(None, ""), rows=some, banned={49, 48}, wanted=5) for at, some in enumerate(rows)
-    ]
+    jobs = [Job(Query(str(at), 5), 0.0, rows=some, banned={49, 48}, wanted=5) for at, some in enumerate(rows)]
 
     def scores_of(which: list[int]) -> Scores:
         return score.ByPopularity(facts, len(which))

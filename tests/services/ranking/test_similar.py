@@ -2,14 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from services.ranking import requests
-from services.ranking.batcher import Limits
 from services.ranking.requests import SimilarQuery
 from services.ranking.similar import Similar
 from shared.errors import FailedPrecondition, InvalidRequest, NotFound
@@ -26,12 +24,9 @@ def expected(item: str, of: list[str]) -> list[str]:
 
 
 @pytest.fixture
-async def similar(world: World) -> AsyncIterator[Similar]:
+async def similar(world: World) -> Similar:
     await world.stock([item_of(i, categories=[f"c{n % 3}"], available=n != 9) for n, i in enumerate(ITEMS)])
-    found = Similar(world.catalogue, world.inference, Limits(16, 0.005, 5.0, 256), tile_items=7)
-    found.start()
-    yield found
-    await found.stop()
+    return world.similar
 
 
 async def ids(similar: Similar, query: SimilarQuery) -> list[str]:

@@ -47,7 +47,7 @@ PLACEMENT_EXPLORED: Placement
 PLACEMENT_PINNED: Placement
 
 class RankRequest(_message.Message):
-    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations", "diversity", "diversity_method", "max_per_category", "exploration", "exploration_method", "paged", "page_token")
+    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations", "diversity", "diversity_method", "max_per_category", "exploration", "exploration_method", "paged", "page_token", "with_timings")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +64,7 @@ class RankRequest(_message.Message):
     EXPLORATION_METHOD_FIELD_NUMBER: _ClassVar[int]
     PAGED_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WITH_TIMINGS_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     k: int
     candidates: _containers.RepeatedScalarFieldContainer[str]
@@ -80,10 +81,11 @@ class RankRequest(_message.Message):
     exploration_method: ExplorationMethod
     paged: bool
     page_token: str
-    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ..., diversity: _Optional[float] = ..., diversity_method: _Optional[_Union[DiversityMethod, str]] = ..., max_per_category: _Optional[int] = ..., exploration: _Optional[float] = ..., exploration_method: _Optional[_Union[ExplorationMethod, str]] = ..., paged: _Optional[bool] = ..., page_token: _Optional[str] = ...) -> None: ...
+    with_timings: bool
+    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ..., diversity: _Optional[float] = ..., diversity_method: _Optional[_Union[DiversityMethod, str]] = ..., max_per_category: _Optional[int] = ..., exploration: _Optional[float] = ..., exploration_method: _Optional[_Union[ExplorationMethod, str]] = ..., paged: _Optional[bool] = ..., page_token: _Optional[str] = ..., with_timings: _Optional[bool] = ...) -> None: ...
 
 class RankResponse(_message.Message):
-    __slots__ = ("items", "rung", "rung_reason", "model_version", "watermark", "request_id", "policy", "next_page_token")
+    __slots__ = ("items", "rung", "rung_reason", "model_version", "watermark", "request_id", "policy", "next_page_token", "timings")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     RUNG_FIELD_NUMBER: _ClassVar[int]
     RUNG_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +94,7 @@ class RankResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[RankedItem]
     rung: Rung
     rung_reason: str
@@ -100,7 +103,16 @@ class RankResponse(_message.Message):
     request_id: str
     policy: str
     next_page_token: str
-    def __init__(self, items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., rung: _Optional[_Union[Rung, str]] = ..., rung_reason: _Optional[str] = ..., model_version: _Optional[str] = ..., watermark: _Optional[float] = ..., request_id: _Optional[str] = ..., policy: _Optional[str] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    def __init__(self, items: _Optional[_Iterable[_Union[RankedItem, _Mapping]]] = ..., rung: _Optional[_Union[Rung, str]] = ..., rung_reason: _Optional[str] = ..., model_version: _Optional[str] = ..., watermark: _Optional[float] = ..., request_id: _Optional[str] = ..., policy: _Optional[str] = ..., next_page_token: _Optional[str] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ...) -> None: ...
+
+class StageTiming(_message.Message):
+    __slots__ = ("stage", "seconds")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    seconds: float
+    def __init__(self, stage: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class RankedItem(_message.Message):
     __slots__ = ("item_id", "score", "explanation", "propensity", "placement")
