@@ -59,10 +59,9 @@ class Codes:
         return self._count
 
     @property
-    def row_bytes(self) -> float:
-        """Memory of a row, without what is reserved for more rows."""
-        of_block = [column[:1] for column in (self._codes, *self._rows, *self._blocks)]
-        return sum(some.numel() * some.element_size() for some in of_block) / BLOCK
+    def held_bytes(self) -> int:
+        """With the room for more rows."""
+        return sum(column.nbytes for column in (self._codes, *self._rows, *self._blocks))
 
     def follow(self, table: ItemTable, rows: Tensor) -> None:
         """Make these rows (M,) of the table anew, and with them their blocks; those behind the last one must be among

@@ -46,7 +46,7 @@ def figures(rounds: int = ROUNDS, items: int = ITEMS, threads: int = 0) -> list[
         codes.follow(table, torch.arange(items))
         searches = {"ours": ours(table, codes), "torch": by_torch(table), "faiss": by_faiss(table, used)}
         of_batch = {batch: measured(batch, searches, table, rounds, numbers) for batch in BATCHES}
-    parts = {"threads": used, "rounds": rounds, "bytes of the copy an item": codes.row_bytes}
+    parts = {"threads": used, "rounds": rounds, "bytes of the copy": codes.held_bytes}
     return [compared(batch, name, of_batch[batch], items, parts) for batch in BATCHES for name in GOALS]
 
 
