@@ -18,10 +18,10 @@ def cpu() -> str:
 
 def cores() -> int:
     """How many cores this process may use: by affinity, and by the quota of its control group (v2) where it has one."""
-    return max(1, min(len(os.sched_getaffinity(0)), _quota()))
+    return max(1, min(len(os.sched_getaffinity(0)), quota()))
 
 
-def _quota(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+def quota(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Whole cores that a container's quota gives; a thread more would wait for the next period."""
     told = limit.read_text().split() if limit.exists() else ["max"]
     return sys.maxsize if told[0] == "max" else int(told[0]) // int(told[1])

@@ -261,6 +261,7 @@ class Catalogue:
         facts = self._current.facts
         metrics.PENDING_ITEMS.set(len(self._pending))
         metrics.TABLE_ROWS.set(len(facts))
+        metrics.TABLE_BYTES.set(self._current.table_bytes)
         metrics.AVAILABLE_ROWS.set(int(facts.available.sum()))
 
 

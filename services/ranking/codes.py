@@ -8,13 +8,16 @@ left. By the triangle and Cauchy-Schwarz inequalities
 so the product of integers, which is a quarter of the reading and a fraction of the work, bounds the score from
 above, however the numbers lie: a row whose bound is below a floor is surely below it. What is left need not be
 small for that; it says how many rows are looked at again. All is divided by a', the user's unit, and the two
-factors of the user by their largest in the batch, so that they are numbers and no columns.
+factors of the user by their largest in the batch, so that they are numbers and no columns. The rows of a block share
+their scale, so with the largest of each column there is one integer for a block that d·c must reach in any of its
+rows: nearly all is done when the largest d·c of each block has been compared with it.
 
 What float32 adds: each bound is made of fewer than ten operations, each wrong by at most 2^-24 of the largest
 term, |q| (|a c| + |x - a c|), |q - a' d| |a c|, or |bias|; a floor above those cannot be reached, one below them moves
 by less than the score is above it. SLACK, 64 times as much, is part of the columns. Scales are at least LEAST, so
 that a product of scale and integer never underflows; TINY is more than underflow can take elsewhere (2^-149 of a
-score is at most 2^-89 in units). Rows with a scale above MOST, whose products might overflow, have an infinite bound.
+score is at most 2^-89 in units). A block's integer is lowered by 1 and by 2^-20 of itself. Rows with a scale above
+MOST, whose products might overflow, have an infinite bound.
 NaN, as from a user who is none, counts as above every floor.
 """
 
@@ -36,45 +39,60 @@ SLACK: Final = 2.0**-18
 LEAST: Final = 2.0**-60
 MOST: Final = 2.0**60
 TINY: Final = 2.0**-80
+FAR: Final = 2.0**30  # beyond any product of integers
+BLOCK: Final = 32  # rows
 NARROWEST: Final = 2  # torch 2.13 multiplies integer matrices of one column wrongly
-ROWS_AT_ONCE: Final = 16_384  # made in float64
+BLOCKS_AT_ONCE: Final = 512  # made in float64
 
 
 class Codes:
-    """Rows as those of the item table. Memory: D + 16 bytes a row, of a table of 4 D + 4."""
+    """Rows as those of the item table. Memory: D + 12.5 bytes a row, of a table of 4 D + 4."""
 
     def __init__(self, width: int) -> None:
         self._count = 0
-        self._codes = torch.empty((0, max(width, NARROWEST)), dtype=torch.int8)  # (capacity, D)
-        self._columns = [torch.empty(0) for _ in range(4)]  # (capacity,) scale; with slack: residual, norm, bias
+        self._codes = torch.empty((0, BLOCK, max(width, NARROWEST)), dtype=torch.int8)
+        self._rows = [torch.empty(0, BLOCK) for _ in range(3)]  # residual, norm, bias, each with slack
+        self._blocks = [torch.empty(0) for _ in range(4)]  # scale, and the largest of each of those
         self._scratch = Scratch()
 
     def __len__(self) -> int:
         return self._count
 
     @property
-    def row_bytes(self) -> int:
-        """Memory of a row, without what is reserved for more rows."""
-        return sum(of[:1].numel() * of.element_size() for of in (self._codes, *self._columns))
+    def held_bytes(self) -> int:
+        """With the room for more rows."""
+        return sum(column.nbytes for column in (self._codes, *self._rows, *self._blocks))
 
     def follow(self, table: ItemTable, rows: Tensor) -> None:
-        """Make these rows (M,) of the table anew; those behind the last one must be among them."""
+        """Make these rows (M,) of the table anew, and with them their blocks; those behind the last one must be among
+        them."""
         self._count = len(table)
-        self._codes = with_room(self._codes, self._count)
-        self._columns = [with_room(column, self._count) for column in self._columns]
-        for some in rows.split(ROWS_AT_ONCE):
-            codes, scales, residuals, norms = coded(table.vectors[some], LARGEST_OF_ITEM)
-            bias = table.bias[some].double()
-            norms = torch.where(scales > MOST, torch.inf, norms)
-            slack = SLACK * (norms + residuals) + TINY
-            made = (scales, residuals + slack, norms + slack, bias + SLACK * bias.abs())
-            self._codes[some] = codes
-            for column, values in zip(self._columns, made, strict=True):
-                column[some] = values.float()
+        blocks = -(-self._count // BLOCK)
+        self._codes = with_room(self._codes, blocks)
+        self._rows = [with_room(column, blocks) for column in self._rows]
+        self._blocks = [with_room(column, blocks) for column in self._blocks]
+        for some in torch.unique(rows // BLOCK).split(BLOCKS_AT_ONCE):
+            self._make(table, some)
+
+    def _make(self, table: ItemTable, blocks: Tensor) -> None:
+        members = blocks[:, None] * BLOCK + torch.arange(BLOCK)
+        members.clamp_(max=self._count - 1)  # what is behind the last row is as the last row
+        vectors, bias = table.vectors[members.flatten()], table.bias[members].double()
+        scales = scales_of(vectors, LARGEST_OF_ITEM).view(-1, BLOCK).amax(1)  # (M,)
+        codes, residuals, norms = coded(vectors, scales.repeat_interleave(BLOCK), LARGEST_OF_ITEM)
+        norms = norms.view(-1, BLOCK).masked_fill(scales[:, None] > MOST, torch.inf)
+        residuals = residuals.view(-1, BLOCK)
+        slack = SLACK * (norms + residuals) + TINY
+        self._codes[blocks] = codes.view(len(blocks), BLOCK, self._codes.shape[2])
+        self._blocks[0][blocks] = scales
+        made = (residuals + slack, norms + slack, bias + SLACK * bias.abs())
+        for of_rows, of_blocks, values in zip(self._rows, self._blocks[1:], made, strict=True):
+            of_rows[blocks] = values.float()
+            of_blocks[blocks] = values.float().amax(1)
 
     def bounds(self, users: Tensor) -> "Bounds":
         """Bounds of these users' (B, D) scores, until the next are asked for."""
-        return Bounds(users, self._codes, self._columns, self._scratch)
+        return Bounds(users, self._count, self._codes, self._rows, self._blocks, self._scratch)
 
 
 class Scratch:
@@ -94,33 +112,82 @@ class Scratch:
 class Bounds:
     """Of B users' scores, from above, in units of each user's own."""
 
-    def __init__(self, users: Tensor, codes: Tensor, columns: Sequence[Tensor], scratch: Scratch) -> None:
-        self._users, units, residuals, _ = coded(users, LARGEST_OF_USER)
-        self._codes, self._scratch = codes, scratch
-        self._scale, self._residual, self._norm, self._bias = columns
+    def __init__(
+        self,
+        users: Tensor,
+        count: int,
+        codes: Tensor,
+        rows: Sequence[Tensor],
+        blocks: Sequence[Tensor],
+        scratch: Scratch,
+    ) -> None:
+        units = scales_of(users, LARGEST_OF_USER)
+        self._users, residuals, _ = coded(users, units, LARGEST_OF_USER)
+        self._count, self._codes, self._scratch = count, codes.flatten(0, 1), scratch
+        self._of_rows, self._of_blocks = rows, blocks
         self._of_residual = max(float((users.double().norm(dim=1) / units.double()).amax()), 1.0)
         self._of_norm = float((residuals / units.double()).amax())
         self._inverse = 1 / units  # (B,)
 
-    def upper(self, rows: slice) -> Tensor:
-        """(B, T): no score of these rows is larger. Overwritten by the next call."""
-        shape = (len(self._users), len(self._scale[rows]))
-        products = torch._int_mm(self._users, self._codes[rows].T, out=self._scratch.of(torch.int32, *shape))
-        apart = torch.add(self._of_norm * self._norm[rows], self._residual[rows], alpha=self._of_residual)  # (T,)
-        bounds = self._scratch.of(torch.float32, *shape).copy_(products)
-        return torch.addcmul(apart, bounds, self._scale[rows], out=bounds).addcmul_(
-            self._inverse[:, None], self._bias[rows]
-        )
-
     def units(self, scores: Tensor) -> Tensor:
+        """Scores (B,) in the units of bounds."""
         return scores * self._inverse
 
+    def upper(self, rows: slice) -> Tensor:
+        """(B, T): no score of these rows is larger."""
+        numbers = torch.arange(rows.start, rows.stop, rows.step or 1)
+        columns = self._row_columns(numbers)
+        return torch.addcmul(self._beside(columns, self._inverse[:, None]), self._products(rows).float(), columns[0])
 
-def coded(vectors: Tensor, largest: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(M, D) -> integers of at most `largest` (M, D or NARROWEST) int8, scales (M,) float32, two norms (M,) float64:
-    of what is left of the vector, and of what integers and scale hold."""
-    scales = (vectors.float().abs().amax(1) / largest).clamp_min(LEAST)
+    def near(self, rows: slice, floor: Tensor) -> tuple[Tensor, Tensor]:
+        """The pairs of request and row, each (M,), whose bound is not below the request's floor (B,), in units.
+
+        `rows` begins with a block.
+        """
+        blocks = slice(rows.start // BLOCK, -(-rows.stop // BLOCK))
+        products = self._products(slice(rows.start, blocks.stop * BLOCK)).unflatten(1, (-1, BLOCK))  # (B, T / 32, 32)
+        least = self._least(blocks, floor)  # (B, T / 32)
+        request, block = (products.amax(2) >= least).nonzero(as_tuple=True)
+        some = products.flatten(0, 1).index_select(0, request * products.shape[1] + block)  # (M, 32)
+        within, at = (some >= least[request, block][:, None]).nonzero(as_tuple=True)
+        request, row = request[within], (block[within] + blocks.start) * BLOCK + at
+        columns = self._row_columns(row)
+        upper = torch.addcmul(self._beside(columns, self._inverse[request]), some[within, at].float(), columns[0])
+        near = ~(upper < floor[request]) & (row < rows.stop)
+        return request[near], row[near]
+
+    def _least(self, blocks: slice, floor: Tensor) -> Tensor:
+        """(B, blocks) int32: what the product of integers must reach for a bound to reach the floor."""
+        columns = [column[blocks] for column in self._of_blocks]
+        least = (floor[:, None] - self._beside(columns, self._inverse[:, None])).div_(columns[0])
+        least.sub_(least.abs().mul_(2.0**-20).add_(1))
+        return least.nan_to_num_(nan=-FAR, posinf=FAR, neginf=-FAR).clamp_(-FAR, FAR).to(torch.int32)
+
+    def _row_columns(self, rows: Tensor) -> list[Tensor]:
+        """Scale, residual, norm, and bias of rows (M,)."""
+        of_rows = [column.flatten().index_select(0, rows) for column in self._of_rows]
+        return [self._of_blocks[0].index_select(0, rows // BLOCK), *of_rows]
+
+    def _beside(self, columns: Sequence[Tensor], inverse: Tensor) -> Tensor:
+        """What a bound has beside the product of integers; shapes that fit each other."""
+        _, residual, norm, bias = columns
+        return torch.add(self._of_norm * norm, residual, alpha=self._of_residual) + inverse * bias
+
+    def _products(self, rows: slice) -> Tensor:
+        """(B, T) int32; overwritten by the next call."""
+        codes = self._codes[rows].T  # (D, T)
+        return torch._int_mm(self._users, codes, out=self._scratch.of(torch.int32, len(self._users), codes.shape[1]))
+
+
+def scales_of(vectors: Tensor, largest: int) -> Tensor:
+    """(M, D) -> (M,) float32, so that integers of at most `largest` hold them."""
+    return (vectors.float().abs().amax(1) / largest).clamp_min(LEAST)
+
+
+def coded(vectors: Tensor, scales: Tensor, largest: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, D), (M,) -> integers (M, D or NARROWEST) int8, and two norms (M,) float64: of what is left of the vector, and
+    of what integers and scale hold."""
     codes = (vectors.float() / scales[:, None]).round_().clamp_(-largest, largest).to(torch.int8)
     held = codes.double() * scales.double()[:, None]
     padded = F.pad(codes, (0, max(0, NARROWEST - codes.shape[1])))
-    return padded, scales, (vectors.double() - held).norm(dim=1), held.norm(dim=1)
+    return padded, (vectors.double() - held).norm(dim=1), held.norm(dim=1)

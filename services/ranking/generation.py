@@ -44,6 +44,11 @@ class Generation:
         self.table: ItemTable | None = None
         self.codes: Codes | None = None  # of the table, on a CPU
 
+    @property
+    def table_bytes(self) -> int:
+        """Of the item table and its codes, with the room for more rows."""
+        return (self.table.held_bytes if self.table else 0) + (self.codes.held_bytes if self.codes else 0)
+
     def put(self, nodes: Sequence[ItemNode]) -> None:
         """Replace the rows of known items, append the new ones, in place: nobody reads between two batches.
 

@@ -27,6 +27,7 @@ BATCH_SIZE: Final = Histogram(
 )
 QUEUE: Final = Gauge("finestream_ranking_queue_requests", "Requests that wait", ["batcher"])
 TABLE_ROWS: Final = Gauge("finestream_ranking_table_items", "Rows of the item table")
+TABLE_BYTES: Final = Gauge("finestream_ranking_table_bytes", "Of the item table and its copy in one byte a number")
 AVAILABLE_ROWS: Final = Gauge("finestream_ranking_available_items", "Rows of the item table that may be shown")
 PENDING_ITEMS: Final = Gauge("finestream_ranking_pending_items", "Items told of as changed, not yet in the table")
 REFRESHED: Final = Counter("finestream_ranking_refreshed_items_total", "Rows put into the item table")

@@ -57,6 +57,11 @@ class ItemTable:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    @property
+    def held_bytes(self) -> int:
+        """Of the tensors, with the room for more rows."""
+        return sum(tensor.nbytes for tensor in (self._held or self._tensors()).values())
+
     def put(self, rows: "ItemTable") -> Tensor:
         """Write `rows` by id, in place: known items' rows are replaced, others appended in order. Returns which
         rows these are now, (M,) int64.

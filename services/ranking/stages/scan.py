@@ -1,27 +1,26 @@
 """Scan: the k best of all rows, exactly, with few of them scored.
 
 A bound of each score from above is cheaper than the score. A row whose bound is below the request's floor, which k rows
-are known to reach, is passed over: nearly every row, and the largest bound of a block says it of the block. The rest
-is scored pair by pair, and raises the floor. A request to which a large part of a tile comes near, since its scores
-are equal, rise with the rows, or are not bounded at all, has that tile scored in full.
+are known to reach, is passed over: nearly every row. The rest is scored pair by pair, and raises the floor. A request
+to which a large part of a tile comes near, since its scores are equal, rise with the rows, or are not bounded at all,
+has that tile scored in full.
 """
 
 from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from services.ranking.codes import BLOCK
 from services.ranking.stages.allowed import Allowed
 from services.ranking.stages.running import Running
 from services.ranking.stages.score import Bounded, Scores
 
 SMALL: Final = 1 << 12  # rows, of a tile and of the sample that gives the first floor, at least
-SHARE: Final = 16  # of a tile, then
-AT_ONCE: Final = 1 << 18  # bounds of a tile, of all requests: about what a core's cache holds
-BLOCK: Final = 128
+SHARE: Final = 32  # of a tile, then
+AT_ONCE: Final = 1 << 19  # products of a tile, of all requests: 2 MiB
 CROWDED: Final = 8  # an eighth of a tile
-GROWTH: Final = 4  # a floor is raised when it is from fewer rows than a quarter of those seen
+GROWTH: Final = 2  # a floor is raised when twice as many rows have been seen as it is from
 PAIRS_AT_ONCE: Final = 1 << 12  # scored in float64
 LARGEST: Final = torch.finfo(torch.float32).max  # a score may round to infinity while its bound does not
 
@@ -37,13 +36,13 @@ def scan(
     waiting: list[tuple[Tensor, Tensor]] = []
     for start in range(0, allowed.rows, size):
         rows = slice(start, min(start + size, allowed.rows))
-        requests, at = reaching(scores.upper(rows), scores.units(floor))
+        requests, near = scores.near(rows, scores.units(floor))
         crowded = torch.bincount(requests, minlength=len(allowed)) > (rows.stop - rows.start) // CROWDED  # (B,)
         some_crowded = bool(crowded.any())
         if some_crowded:
             in_full(found, scores, allowed, rows, tile_items, crowded.nonzero()[:, 0])
-            requests, at = requests[~crowded[requests]], at[~crowded[requests]]
-        waiting.append((requests, at + rows.start))
+            requests, near = requests[~crowded[requests]], near[~crowded[requests]]
+        waiting.append((requests, near))
         many = sum(len(some) for some, _ in waiting) > at_once
         if some_crowded or many or rows.stop >= GROWTH * known or rows.stop == allowed.rows:
             score_pairs(found, scores, allowed, *map(torch.cat, zip(*waiting, strict=True)))
@@ -90,16 +89,3 @@ def sampled_floor(scores: Bounded, allowed: Allowed, k: int, rows: int) -> Tenso
     requests = torch.arange(len(upper)).repeat_interleave(k)
     least = in_parts(scores, requests, step * top.indices.flatten()).view(-1, k).amin(1)
     return torch.where(least.isnan() | (top.values == -torch.inf).any(1), -torch.inf, least).clamp_(max=LARGEST)
-
-
-def reaching(upper: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds (B, T) and floors (B,) -> the (request, position) pairs whose bound is not below the floor."""
-    size = upper.shape[1]
-    padded = F.pad(upper, (0, -size % BLOCK), value=-torch.inf) if size % BLOCK else upper
-    blocks = padded.unflatten(1, (-1, BLOCK))  # (B, T / BLOCK, BLOCK)
-    request, block = (~(blocks.amax(2) < floor[:, None])).nonzero(as_tuple=True)
-    some = blocks.flatten(0, 1).index_select(0, request * blocks.shape[1] + block)  # (M, BLOCK)
-    within, at = (~(some < floor[request, None])).nonzero(as_tuple=True)
-    position = block[within] * BLOCK + at
-    real = position < size
-    return request[within][real], position[real]

@@ -35,8 +35,15 @@ class Bounded(Scores, Protocol):
     """Scores with bounds that are cheaper than they are."""
 
     def upper(self, rows: slice) -> Tensor:
-        """(B, T) float32: what no score is larger than, in units of each request's own; NaN where nothing is known.
-        The caller's own until the next call."""
+        """(B, T) float32, the caller's own: what no score is larger than, in units of each request's own; NaN where
+        nothing is known."""
+        ...
+
+    def near(self, rows: slice, floor: Tensor) -> tuple[Tensor, Tensor]:
+        """Requests and rows (M,) of the pairs with a bound that is not below the request's floor (B,), in units.
+
+        `rows` begins with a block of codes.
+        """
         ...
 
     def units(self, scores: Tensor) -> Tensor:
@@ -62,7 +69,7 @@ class OnCpu:
     def __init__(self, users: Tensor, table: ItemTable, codes: Codes) -> None:
         self._users, self._table = users.float(), table
         bounds = codes.bounds(self._users)
-        self.upper, self.units = bounds.upper, bounds.units
+        self.upper, self.near, self.units = bounds.upper, bounds.near, bounds.units
 
     def tile(self, rows: Rows) -> Tensor:
         sums = self._users.double() @ self._table.vectors[rows].double().T
@@ -97,6 +104,10 @@ class ByPopularity:
 
     def upper(self, rows: slice) -> Tensor:
         return self.tile(rows)
+
+    def near(self, rows: slice, floor: Tensor) -> tuple[Tensor, Tensor]:
+        requests, at = (self._users[None, rows] >= floor[:, None]).nonzero(as_tuple=True)
+        return requests, at + rows.start
 
     def units(self, scores: Tensor) -> Tensor:
         return scores

@@ -180,3 +180,5 @@ async def test_new_and_changed_items_are_written_into_the_served_table(world: Wo
     assert table is not None
     assert codes is not None
     assert len(table) == len(codes) == len(world.catalogue.current.facts) == 21
+    held = REGISTRY.get_sample_value("finestream_ranking_table_bytes")
+    assert held == world.catalogue.current.table_bytes >= 21 * (16 * 4 + 16)

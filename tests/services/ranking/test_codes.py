@@ -26,7 +26,11 @@ NUMBERS = st.one_of(
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     """Users (B, D), vectors (N, D), bias (N,)."""
-    users, items, width = draw(st.integers(1, 3)), draw(st.integers(1, 8)), draw(st.integers(1, 6))
+    users, items, width = (
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 8) | st.integers(30, 70)),
+        draw(st.integers(1, 4)),
+    )
 
     def matrix(rows: int) -> Tensor:
         return torch.tensor(draw(st.lists(NUMBERS, min_size=rows * width, max_size=rows * width))).view(rows, width)
@@ -59,8 +63,10 @@ def test_no_score_is_above_its_bound(case: tuple[Tensor, Tensor, Tensor]) -> Non
     upper = bounds.upper(slice(0, len(bias)))
     for user in range(len(users)):
         for row, score in enumerate(scores_of(users[user], vectors, bias)):
-            floor = bounds.units(torch.full((len(users),), min(score, LARGEST)))[user]
-            assert not upper[user, row] < floor
+            floor = bounds.units(torch.full((len(users),), min(score, LARGEST)))
+            assert not upper[user, row] < floor[user]
+            requests, rows = bounds.near(slice(0, len(bias)), floor)
+            assert (user, row) in zip(requests.tolist(), rows.tolist(), strict=True)
 
 
 def test_bounds_are_near_the_scores_where_numbers_are_alike() -> None:

@@ -6,13 +6,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from services.ranking.codes import Codes
+from services.ranking.job import Pick
 from shared.cli import bench
 from shared.cli.main import app
 from shared.graph.state import MAX_INTERACTIONS, MAX_PAIRS_PER_REVIEW, MAX_REVIEWS
-from tests.bench import alone, backlog, flat, freshness, report, running, state_size
+from shared.models.contract import ItemTable
+from tests.bench import alone, backlog, flat, freshness, report, running, state_size, topk
 from tests.bench.figure import Figure, figure
 
 SHIPPED = {"quick": "a made-up rate", "broken": "nothing, it fails", "slow": "a made-up time"}
@@ -138,6 +142,19 @@ def test_a_state_at_its_bounds_has_at_most_32_kib_where_ids_are_uuids() -> None:
     assert (len(user.interactions), len(user.reviews)) == (MAX_INTERACTIONS, MAX_REVIEWS)
     assert all(len(slot.pairs) == MAX_PAIRS_PER_REVIEW for slot in user.reviews)
     assert all(len(slot.other_id) == 36 for slot in user.reviews)
+
+
+def test_an_answer_of_topk_that_is_not_exact_is_no_figure() -> None:
+    numbers = torch.Generator().manual_seed(1)
+    table = ItemTable([str(row) for row in range(9000)], torch.randn(9000, 8, generator=numbers), torch.zeros(9000))
+    codes, users = Codes(8), torch.randn(2, 8, generator=numbers)
+    codes.follow(table, torch.arange(9000))
+    found = topk.ours(table, codes)(users)
+    topk.check(found, users, table)
+    other = next(row for row in range(9000) if row not in {pick.row for pick in found[0]})
+    found[0][50] = Pick(other, found[0][50].score)
+    with pytest.raises(AssertionError):
+        topk.check(found, users, table)
 
 
 def test_an_installation_without_benchmarks_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

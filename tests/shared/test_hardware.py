@@ -1,0 +1,20 @@
+"""shared/hardware.py: a thread a core that may be used, and no more."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shared import hardware
+
+
+@pytest.mark.parametrize(("told", "cores"), [("max 100000", None), ("50000 100000", 0), ("250000 100000", 2)])
+def test_a_containers_quota_is_whole_cores(tmp_path: Path, told: str, cores: int | None) -> None:
+    limit = tmp_path / "cpu.max"
+    limit.write_text(told)
+    found = hardware.quota(limit)
+    assert found == cores if cores is not None else found > 1_000_000
+
+
+def test_there_is_one_core_at_least_and_no_more_than_the_process_may_use() -> None:
+    assert 1 <= hardware.cores() <= len(os.sched_getaffinity(0))
