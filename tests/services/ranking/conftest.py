@@ -16,7 +16,7 @@ from services.ranking.graph import Graph
 from services.ranking.inference import Inference
 from services.ranking.pipeline import Pipeline
 from services.ranking.rehearsal import rehearse
-from services.ranking.requests import Query
+from services.ranking.requests import BY_SCORE, Query
 from services.ranking.rules import NO_RULES, Rules
 from services.ranking.servicer import Ranking
 from services.ranking.similar import Similar
@@ -67,7 +67,13 @@ async def served(world: World) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to RankingService over the world, at the edge that every service has."""
     health = Health()
     servicer = Ranking(
-        world.pipeline, world.similar, health, k_limit=100, deadline_seconds=SECONDS, max_bytes=1_000_000
+        world.pipeline,
+        world.similar,
+        health,
+        k_limit=100,
+        deadline_seconds=SECONDS,
+        max_bytes=1_000_000,
+        arrangement=BY_SCORE,
     )
 
     def register(server: grpc.aio.Server) -> None:

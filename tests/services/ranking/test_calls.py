@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shared.pb.finestream.v1 import ranking_pb2, ranking_pb2_grpc
 from shared.pb.finestream.v1.position_pb2 import Position
-from shared.pb.finestream.v1.ranking_pb2 import RankBatchRequest, RankRequest
+from shared.pb.finestream.v1.ranking_pb2 import RankBatchRequest, RankingServiceSimilarItemsRequest, RankRequest
 from tests.parts import until
 from tests.services.ranking.conftest import World, served
 from tests.services.ranking.doubles import item_of, user_of
@@ -23,7 +23,7 @@ GROWTH_BYTES: Final = 20.0  # a call: of 10,000 calls, 200 KB; a task or a reque
 OK: Final = grpc.StatusCode.OK
 DOCUMENTED: Final = {
     grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND,
 }  # fmt: skip
 
 
@@ -76,6 +76,7 @@ IDS: Final = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
 )
 MANY: Final = st.lists(IDS, max_size=8) | st.just(["i1"] * 51) | st.just([f"n{n}" for n in range(1_001)])
+SHARES: Final = st.none() | st.floats(0, 1) | st.floats(width=32)
 INT32, INT64 = st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)
 POSITIONS: Final = st.builds(
     Position, topic=st.sampled_from(["items", "reviews", "interactions", "nope", ""]), partition=INT32, offset=INT64,
@@ -85,14 +86,21 @@ REQUESTS: Final = st.builds(
     RankRequest, user_id=IDS, k=st.none() | st.integers(0, 101) | INT32, candidates=MANY, context_items=MANY,
     exclude_items=MANY, categories=MANY, include_seen=st.booleans(), without_explanations=st.booleans(),
     after=st.lists(POSITIONS, max_size=2) | st.just([Position(topic="items", key="i1")] * 65),
+    diversity=SHARES, diversity_method=st.integers(0, 9), max_per_category=st.integers(-1, 3) | INT32,
+    exploration=SHARES, exploration_method=st.integers(0, 9), paged=st.booleans(),
+    page_token=st.just("") | st.text("AZaz09-_=", max_size=40), with_timings=st.booleans(),
 )  # fmt: skip
+LIKE: Final = st.builds(
+    RankingServiceSimilarItemsRequest, item_id=IDS, k=st.none() | INT32, exclude_items=MANY, categories=MANY
+)
 CALLS: Final = st.one_of(
     st.tuples(st.just("Rank"), REQUESTS.map(RankRequest.SerializeToString)),
     st.tuples(
         st.just("RankBatch"),
         st.lists(REQUESTS, max_size=4).map(lambda asked: RankBatchRequest(requests=asked).SerializeToString()),
     ),
-    st.tuples(st.sampled_from(["Rank", "RankBatch"]), st.binary(max_size=200)),
+    st.tuples(st.just("SimilarItems"), LIKE.map(RankingServiceSimilarItemsRequest.SerializeToString)),
+    st.tuples(st.sampled_from(["Rank", "RankBatch", "SimilarItems"]), st.binary(max_size=200)),
 )
 
 
