@@ -45,6 +45,11 @@ class Blocking:
         """`asked`: as Client.rank."""
         return self._wait(self._client.rank(user_id, k, **asked))
 
+    def similar_items(
+        self, item_id: str, k: int = 10, categories: Sequence[str] = (), timeout: float = CALL_SECONDS
+    ) -> ranking_pb2.RankingServiceSimilarItemsResponse:
+        return self._wait(self._client.similar_items(item_id, k, categories, timeout))
+
     def users(self, ids: Sequence[str], timeout: float = CALL_SECONDS) -> dict[str, UserState]:
         return self._wait(self._client.users(ids, timeout))
 
