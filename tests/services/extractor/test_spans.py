@@ -27,7 +27,8 @@ from services.extractor.spans.network import (
     merge,
     with_nowhere,
 )  # fmt: skip
-from services.extractor.spans.training import Averaged, Fit, epochs, marked
+from services.extractor.spans.teaching import believed, mixed
+from services.extractor.spans.training import Averaged, Fit, Marked, Tokens, epochs, marked
 from services.extractor.spans.windows import WINDOW_TOKENS, Window, Windows
 from shared import embedding
 from shared.embedding import Encoder, padded
@@ -54,6 +55,17 @@ def spans() -> Spans:
 def encoder() -> Encoder:
     torch.manual_seed(0)
     return embedding.load()[0]
+
+
+@pytest.fixture(scope="module")
+def teacher() -> SpanNetwork:
+    """One that has learnt REVIEWS so little that it is not sure of anything."""
+    torch.manual_seed(0)
+    network = SpanNetwork(embedding.load()[0], Shape(layers=2, rank=4, boundary=16, hidden=32, width=8, kept=8))
+    data = marked(Windows(embedding.load()[1]), [REVIEWS])
+    for _ in epochs(network, data, Fit(epochs=25, adapter_rate=3e-3, head_rate=3e-3)):
+        pass
+    return network.eval()
 
 
 def quiet(hypothesis_settings: int) -> settings:
@@ -181,7 +193,7 @@ def test_what_is_marked_is_learnt_and_told_again_by_the_saved_weights(
     shape = Shape(layers=2, rank=4, boundary=16, hidden=32, width=8, kept=8)
     network = SpanNetwork(encoder, shape)
     data = marked(windows, [REVIEWS])
-    assert [len(one.relation) for one in sorted(data, key=lambda m: m.window.row)] == [2, 1, 1, 0]
+    assert [len(one.relations) for one in sorted(data, key=lambda m: m.window.row)] == [2, 1, 1, 0]
     fit = Fit(epochs=60, adapter_rate=3e-3, head_rate=3e-3, averaged=0.9)
     losses: list[float] = []
     last: Averaged
@@ -252,3 +264,74 @@ def test_every_finding_of_any_text_lies_in_it_where_it_says(spans: Spans, texts:
             assert text[slice(*finding.opinion_at)] in text
             assert finding.polarity in (-1, 0, 1)
             assert finding.opinion
+
+
+def belief(
+    *pairs: tuple[Tokens, Tokens, tuple[float, ...]],
+    spans: tuple[dict[Tokens, float], ...] = ({}, {}),
+    names_implicit: bool = True,
+) -> Marked:
+    return Marked(WINDOW, spans, {(aspect, opinion): told for aspect, opinion, told in pairs}, names_implicit)
+
+
+def test_what_two_believe_is_mixed_by_their_weights_and_a_pair_that_one_does_not_tell_is_none_to_it() -> None:
+    one = belief(((1, 1), (3, 4), (0.2, 0.8, 0.0, 0.0)), spans=({(1, 1): 1.0}, {(3, 4): 0.5}))
+    other = belief(((0, 0), (3, 4), (0.0, 0.0, 0.0, 1.0)), spans=({}, {(3, 4): 1.0, (3, 3): 0.4}))
+    both = mixed([(0.25, one), (0.75, other)])
+    assert both.spans == ({(1, 1): 0.25}, {(3, 4): pytest.approx(0.875), (3, 3): pytest.approx(0.3)})
+    assert both.relations == {
+        ((1, 1), (3, 4)): pytest.approx((0.8, 0.2, 0.0, 0.0)),
+        ((0, 0), (3, 4)): pytest.approx((0.25, 0.0, 0.0, 0.75)),
+    }
+
+
+def test_of_what_no_word_names_only_those_count_who_mark_such() -> None:
+    people = belief(((1, 1), (3, 4), (0.0, 0.0, 0.0, 1.0)), names_implicit=False)
+    teacher = belief(((0, 0), (3, 4), (0.4, 0.0, 0.0, 0.6)))
+    assert mixed([(0.5, people), (0.5, teacher)]).relations == {
+        ((1, 1), (3, 4)): pytest.approx((0.5, 0.0, 0.0, 0.5)),
+        ((0, 0), (3, 4)): pytest.approx((0.4, 0.0, 0.0, 0.6)),
+    }
+
+
+@quiet(10)
+@given(order=st.permutations(range(3)))
+def test_what_a_teacher_believes_of_a_window_depends_on_no_other_and_is_probabilities(
+    teacher: SpanNetwork, windows: Windows, order: list[int]
+) -> None:
+    cut = windows.of([one.text for one in REVIEWS.reviews[:3]])
+    told = believed(teacher, [cut[n] for n in order])
+    assert [one.window for one in told] == [cut[n] for n in order]
+    for one in told:
+        [alone] = believed(teacher, [one.window])
+        for spans, alone_spans in zip(one.spans, alone.spans, strict=True):
+            assert spans == pytest.approx(alone_spans, abs=1e-4)
+            assert all(0.0 < probability <= 1.0 for probability in spans.values())
+        assert one.relations.keys() == alone.relations.keys()
+        for pair, probabilities in one.relations.items():
+            assert probabilities == pytest.approx(alone.relations[pair], abs=1e-4)
+            assert sum(probabilities) == pytest.approx(1.0)
+
+
+def test_a_pupil_comes_near_to_what_its_teacher_believes(teacher: SpanNetwork, windows: Windows) -> None:
+    shape = Shape(layers=2, rank=4, boundary=16, hidden=32, width=8, kept=8)
+    torch.manual_seed(1)
+    pupil = SpanNetwork(embedding.load()[0], shape)
+    told = believed(teacher, windows.of([one.text for one in REVIEWS.reviews]))
+
+    def apart() -> float:
+        """The mean difference of what both believe of the spans that the teacher thinks of."""
+        learnt = believed(pupil.eval(), [one.window for one in told])
+        differences = [
+            abs(its.spans[kind].get(tokens, 0.0) - probability)
+            for its, one in zip(learnt, told, strict=True)
+            for kind in range(KINDS)
+            for tokens, probability in one.spans[kind].items()
+        ]
+        return sum(differences) / len(differences)
+
+    before = apart()
+    plain = Fit(epochs=80, adapter_rate=3e-3, head_rate=3e-3, averaged=0.9, dropout=0.0, adapter_dropout=0.0)
+    for _ in epochs(pupil, told, plain):
+        pass
+    assert apart() < 0.1 * before
