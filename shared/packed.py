@@ -1,7 +1,7 @@
 """Linear maps for inference on a CPU, with their weights laid out as oneDNN's kernels read them.
 
 torch hands float32 products to MKL, which uses AVX2 alone on processors that are not Intel's; oneDNN uses what
-there is: with AVX-512 such a product takes half the time (docs/figures.md). The operators are the ones of torch's
+there is: with AVX-512 such a product takes half the time (docs/extraction.md). The operators are the ones of torch's
 own compiled models and are not documented, so torch is pinned and a test holds them to torch's linear.
 """
 

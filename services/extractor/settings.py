@@ -104,7 +104,7 @@ class ExtractorSettings(ServiceSettings):
     metrics_port: int = Field(9102, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free")
     state: Path = Field(Path(".run/extractor"), description="folder of what an LLM was paid today, and of its answers")
     provider: Literal["rules", "spans", "openai"] = Field(
-        "rules", description="who finds opinions: spaCy's parse and rules, the small span model, or an LLM's endpoint"
+        "spans", description="who finds opinions: spaCy's parse and rules, the small span model, or an LLM's endpoint"
     )
     embeddings: Literal["local", "openai"] = Field("local", description="who embeds phrases and texts")
     version: int = Field(1, ge=1, description="raise it when better pairs shall replace those already extracted")

@@ -33,7 +33,7 @@ class Extractor(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FINESTREAM_EXTRACTOR_", extra="ignore")
 
-    provider: str = "rules"
+    provider: str = "spans"
     embeddings: str = "local"
     version: int = 1
 
