@@ -35,7 +35,7 @@ WHAT: Final = (
     f"seconds from a click or review in the broker to a ranking that shows it, {{name}} over all probes under "
     f"{LOAD.rate:g} events/s for {LOAD.seconds:g} s, against the goal; the whole system, load and probes on this "
     f"machine, with what the trainer made of a small catalogue served: {{served}}; {LOAD.review_share:.0%} of the load "
-    "are reviews, the demo's mix; the offline extractor would take no more than 31 to 60 of them a second a core"
+    "are reviews, the demo's mix; the span model takes about a hundred of them a second a core"
 )
 
 Delays = dict[str, list[float]]  # by kind and over all, sorted
