@@ -401,7 +401,11 @@ async def test_embeddings_that_cannot_be_used_make_the_stream_wait(worker: Worke
     ("settings", "says"),
     [
         (ExtractorSettings(provider="openai"), "FINESTREAM_OPENAI_API_KEY"),
-        (ExtractorSettings.model_validate({"local": {"spacy_model": "no_such_model"}}), "FINESTREAM_SPACY_MODEL"),
+        (
+            ExtractorSettings.model_validate({"provider": "rules", "local": {"spacy_model": "no_such_model"}}),
+            "FINESTREAM_SPACY_MODEL",
+        ),
+        (ExtractorSettings.model_validate({"local": {"embedding_path": "/nowhere"}}), "FINESTREAM_EMBEDDING_PATH"),
     ],
 )
 def test_a_provider_that_cannot_work_is_a_wrong_setting(

@@ -542,7 +542,7 @@ async def test_what_would_be_paid_for_in_vain_is_a_wrong_setting(
     async with batch_endpoint(BatchEndpoint()) as running:
         with pytest.raises(WrongSetting, match=says):
             await prepay(lambda: iter(TEXTS), chosen_for(running, tmp_path, **changes), lambda _: None)
-        with pytest.raises(WrongSetting, match="FINESTREAM_EXTRACTOR_PROVIDER=rules"):
+        with pytest.raises(WrongSetting, match="FINESTREAM_EXTRACTOR_PROVIDER=spans"):
             await prepay(lambda: iter(TEXTS), ExtractorSettings(state=tmp_path), lambda _: None)
         assert running.batches == {}
 
