@@ -55,8 +55,13 @@ def _offline(name: Offline, settings: ExtractorSettings, worker: Worker) -> Prov
             return OfflineProvider("spans/minilm", spans, worker, languages)
         rules = Rules(settings.local.spacy_model, settings.max_chars, settings.max_sentences)
         return OfflineProvider("rules/en_core_web_sm+vader", rules, worker, languages)
-    except (ModelUnavailable, LexiconUnavailable, EmbeddingUnavailable, WeightsUnavailable) as error:
+    except (ModelUnavailable, LexiconUnavailable) as error:
         raise WrongSetting(f"the provider {name}: {error}") from None
+    except (EmbeddingUnavailable, WeightsUnavailable) as error:
+        raise WrongSetting(
+            f"the provider {name}, which reads with the model in FINESTREAM_EMBEDDING_PATH: {error};"
+            " FINESTREAM_EXTRACTOR_PROVIDER=rules works without"
+        ) from None
 
 
 def embeddings_of(

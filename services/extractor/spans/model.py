@@ -1,5 +1,6 @@
 """The span model as what a Provider finds opinions with, and the file of its weights."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,7 @@ class About(msgspec.Struct):
     shape: Shape
     threshold: float  # probability from which a pair is told
     trained: str  # on what, in words
+    encoder: str  # digest_of the one that they were learnt beside
 
 
 class Spans:
@@ -96,6 +98,8 @@ def load(encoder: embedding.Encoder, weights: Path) -> tuple[SpanNetwork, About]
         with safe_open(weights, "pt") as file:
             about = msgspec.json.decode(file.metadata()["about"], type=About)
             held = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # it is no dict
+        if about.encoder != digest_of(encoder):
+            raise ValueError("they were learnt beside another encoder than this one")
         network = SpanNetwork(encoder, about.shape)
         missing = network.learnt().keys() ^ held.keys()
         if missing:
@@ -104,6 +108,11 @@ def load(encoder: embedding.Encoder, weights: Path) -> tuple[SpanNetwork, About]
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsUnavailable(f"no usable weights of the span model in {weights}: {error}") from error
     return network, about
+
+
+def digest_of(encoder: embedding.Encoder) -> str:
+    """Tells encoders apart by their first tokens' vectors."""
+    return hashlib.sha256(encoder.word.weight[:1000].numpy().tobytes()).hexdigest()[:16]
 
 
 def save(learnt: dict[str, Tensor], about: About, weights: Path) -> None:

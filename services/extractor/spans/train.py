@@ -27,7 +27,7 @@ from services.extractor.extract_file import texts_of
 from services.extractor.gold import GoldFile, GoldReview
 from services.extractor.spans import mpnet
 from services.extractor.spans.decoding import SpanPair, pairs_of
-from services.extractor.spans.model import WEIGHTS, About, findings_of, load, save
+from services.extractor.spans.model import WEIGHTS, About, digest_of, findings_of, load, save
 from services.extractor.spans.network import Shape, SpanNetwork
 from services.extractor.spans.teaching import believed, mixed
 from services.extractor.spans.training import Fit, Marked, epochs, marked
@@ -151,7 +151,7 @@ def train(
             best = exact + lenient
             names = ", ".join(file.name for file in files) + (" and a teacher" if teaching else "")
             trained = f"{names}; epoch {epoch}, held out {exact:.4f} / {lenient:.4f}"
-            save(averaged.held, About(shape, threshold, trained), out)
+            save(averaged.held, About(shape, threshold, trained, digest_of(base)), out)
 
 
 def main() -> None:

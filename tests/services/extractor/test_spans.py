@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services.extractor.findings import Span, overlap
 from services.extractor.gold import GoldFile, GoldPair, GoldReview
 from services.extractor.spans.decoding import Scored, SpanPair, decode, pairs_of
-from services.extractor.spans.model import About, Spans, WeightsUnavailable, load, save
+from services.extractor.spans.model import About, Spans, WeightsUnavailable, digest_of, load, save
 from services.extractor.spans.network import (
     ASPECT,
     KINDS,
@@ -208,7 +208,7 @@ def test_what_is_marked_is_learnt_and_told_again_by_the_saved_weights(
         {(pair.aspect, pair.opinion, pair.polarity) for pair in one.pairs} for one in REVIEWS.reviews
     ]
     path = tmp_path / "weights.safetensors"
-    save(last.held, About(shape, 0.5, "four reviews"), path)
+    save(last.held, About(shape, 0.5, "four reviews", digest_of(encoder)), path)
     again, about = load(embedding.load()[0], path)
     merge(again.encoder)
     after = pairs_of(again.eval(), windows, texts, about.threshold)
@@ -224,7 +224,10 @@ def test_weights_that_are_none_are_refused_in_one_sentence(encoder: Encoder, tmp
     path.write_bytes(b"no tensors")
     with pytest.raises(WeightsUnavailable, match="no usable weights"):
         load(encoder, path)
-    save({"heads.other": torch.zeros(1)}, About(SMALL, 0.5, ""), path)
+    save({"heads.other": torch.zeros(1)}, About(SMALL, 0.5, "", "another's"), path)
+    with pytest.raises(WeightsUnavailable, match="learnt beside another encoder"):
+        load(encoder, path)
+    save({"heads.other": torch.zeros(1)}, About(SMALL, 0.5, "", digest_of(encoder)), path)
     with pytest.raises(WeightsUnavailable, match="missing or too many"):
         load(encoder, path)
 
