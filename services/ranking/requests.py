@@ -9,6 +9,7 @@ from services.ranking import pages
 from shared import topics
 from shared.errors import InvalidRequest
 from shared.events import MAX_ID_CHARS
+from shared.models.diversity import Method
 from shared.pb.finestream.v1 import position_pb2, ranking_pb2
 
 M = TypeVar("M")
@@ -19,8 +20,7 @@ MAX_EXCLUDES: Final = 1_000
 MAX_CATEGORIES: Final = 32
 MAX_AFTER: Final = 64
 MAX_BATCH: Final = 256
-DiversityMethod = Literal["mmr", "dpp"]
-DIVERSITY_METHODS: Final[dict[int, DiversityMethod]] = {
+DIVERSITY_METHODS: Final[dict[int, Method]] = {
     ranking_pb2.DIVERSITY_METHOD_MMR: "mmr",
     ranking_pb2.DIVERSITY_METHOD_DPP: "dpp",
 }
@@ -49,7 +49,7 @@ class Arrangement:
     """How the k are chosen from the best candidates; as it stands, they are the k best."""
 
     diversity: float = 0.0  # 0 to 1
-    diversity_method: DiversityMethod = "mmr"
+    diversity_method: Method = "mmr"
     per_category: int = 0  # 0: no limit
     exploration: float = 0.0  # 0 to 1
     exploration_method: ExplorationMethod = "epsilon"

@@ -7,6 +7,8 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.ranking import rules
+from services.ranking.requests import ExplorationMethod
+from shared.models.diversity import Method
 from shared.settings import BundleSettings, GraphClientSettings, ServiceSettings
 
 
@@ -36,7 +38,7 @@ class RankingSettings(ServiceSettings):
     diversity: float = Field(
         0.0, ge=0, le=1, description="of a request that names none: 0 by score alone, 1 unlike each other above all"
     )
-    diversity_method: Literal["mmr", "dpp"] = Field("mmr", description="of a request that names none")
+    diversity_method: Method = Field("mmr", description="of a request that names none")
     pool_items: int = Field(
         200,
         ge=1,
@@ -46,7 +48,7 @@ class RankingSettings(ServiceSettings):
     exploration: float = Field(
         0.0, ge=0, le=1, description="of a request that names none: probability that a place is given to another item"
     )
-    exploration_method: Literal["epsilon", "ucb"] = Field("epsilon", description="of a request that names none")
+    exploration_method: ExplorationMethod = Field("epsilon", description="of a request that names none")
     new_item_users: int = Field(
         10, ge=1, le=1_000_000, description="an item that fewer users have met is new: ucb explores no other"
     )

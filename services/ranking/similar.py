@@ -5,7 +5,6 @@ as well. Calls that arrive together are one pass over the item table.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from torch import Tensor
@@ -24,12 +23,8 @@ from shared.errors import FailedPrecondition, NotFound
 from shared.models.contract import ItemTable
 from shared.pb.finestream.v1 import ranking_pb2
 
+Response = ranking_pb2.RankingServiceSimilarItemsResponse
 NO_MODEL: Final = "no model has been published yet; train one, or ask GraphService.SimilarItems, which compares texts"
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    response: ranking_pb2.RankingServiceSimilarItemsResponse | None  # None: the item is not in the catalogue
 
 
 class Similar:
@@ -37,7 +32,7 @@ class Similar:
         self._catalogue = catalogue
         self._inference = inference
         self._tile_items = tile_items
-        self._together: MicroBatcher[SimilarQuery, _Found] = MicroBatcher("similar", self._infer, limits)
+        self._together: MicroBatcher[SimilarQuery, Response | None] = MicroBatcher("similar", self._infer, limits)
 
     def start(self) -> None:
         self._together.start()
@@ -45,7 +40,7 @@ class Similar:
     async def stop(self) -> None:
         await self._together.stop()
 
-    async def items(self, query: SimilarQuery, deadline: float) -> ranking_pb2.RankingServiceSimilarItemsResponse:
+    async def items(self, query: SimilarQuery, deadline: float) -> Response:
         """Answer one query; `deadline` is on time.monotonic's clock.
 
         Raises NotFound for an item that is not in the catalogue, FailedPrecondition while there is no model,
@@ -54,27 +49,25 @@ class Similar:
         if self._catalogue.current.release.model is None:
             raise FailedPrecondition(NO_MODEL)
         found = await self._together.submit(query, deadline)
-        if found.response is None:
+        if found is None:
             raise NotFound(f"item {query.item_id!r} is not in the catalogue; publish it, or ask for another")
-        return found.response
+        return found
 
-    async def _infer(self, tickets: Sequence[Ticket[SimilarQuery, _Found]]) -> None:
+    async def _infer(self, tickets: Sequence[Ticket[SimilarQuery, Response | None]]) -> None:
         found = await self._inference.run(self._find, [ticket.query for ticket in tickets])
         for ticket, one in zip(tickets, found, strict=True):
             ticket.settle(one)
 
-    def _find(self, queries: Sequence[SimilarQuery]) -> list[_Found]:
+    def _find(self, queries: Sequence[SimilarQuery]) -> list[Response | None]:
+        """None for an item that is not in the catalogue."""
         generation = self._catalogue.current
         facts, table = generation.facts, generation.table
         known = [query for query in queries if query.item_id in facts.row_of]
         if table is None or not known:
-            return [_Found(None)] * len(queries)
+            return [None] * len(queries)
         found = iter(nearest(known, facts, table, self._tile_items))
         version = generation.release.version
-        return [
-            _Found(_response(next(found), facts, version) if query.item_id in facts.row_of else None)
-            for query in queries
-        ]
+        return [_response(next(found), facts, version) if query.item_id in facts.row_of else None for query in queries]
 
 
 def nearest(queries: Sequence[SimilarQuery], facts: Facts, table: ItemTable, tile_items: int) -> list[list[Pick]]:
@@ -107,6 +100,6 @@ class ByCosine:
         return self._directions @ F.normalize(self._table.vectors[rows].float(), dim=1).T
 
 
-def _response(picks: Sequence[Pick], facts: Facts, version: str) -> ranking_pb2.RankingServiceSimilarItemsResponse:
+def _response(picks: Sequence[Pick], facts: Facts, version: str) -> Response:
     items = [ranking_pb2.SimilarItem(item_id=facts.item_ids[pick.row], similarity=pick.score) for pick in picks]
-    return ranking_pb2.RankingServiceSimilarItemsResponse(items=items, model_version=version)
+    return Response(items=items, model_version=version)

@@ -44,9 +44,8 @@ class Scored:
     relations: Tensor  # (B, KA, KO, RELATIONS) logits
 
 
-def score(heads: Heads, states: Tensor, real: Tensor) -> Scored:
-    """(B, T, E), (B, T) bool -> the relations of the likeliest spans."""
-    spans = heads.spans(states, real)
+def score(heads: Heads, states: Tensor, spans: Tensor) -> Scored:
+    """States (B, T, E) and logits of spans (B, KINDS, T, T) -> the relations of the likeliest spans."""
     aspects = with_nowhere(candidates(spans, ASPECT, heads.shape.kept, LEAST_LOGIT))
     opinions = candidates(spans, OPINION, heads.shape.kept, LEAST_LOGIT)
     return Scored(aspects, opinions, heads.relations(states, aspects, opinions))
@@ -60,7 +59,8 @@ def pairs_of(network: SpanNetwork, windows: Windows, texts: Sequence[str], thres
     for numbers in batches([len(window.ids) for window in cut]):
         batch = [cut[number] for number in numbers]
         ids, real = padded([window.ids for window in batch])
-        scored = score(network.heads, network.states(ids, real), real)
+        states = network.states(ids, real)
+        scored = score(network.heads, states, network.heads.spans(states, real))
         for window, found in zip(batch, decode(scored, batch, threshold), strict=True):
             pairs[window.row].extend(found)
     return pairs

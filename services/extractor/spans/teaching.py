@@ -24,8 +24,8 @@ def believed(teacher: SpanNetwork, windows: Sequence[Window]) -> list[Marked]:
     for numbers in batches([len(window.ids) for window in windows]):
         ids, real = padded([windows[number].ids for number in numbers])
         states = teacher.states(ids, real)
-        spans = teacher.heads.spans(states, real).sigmoid()
-        scored = score(teacher.heads, states, real)
+        logits = teacher.heads.spans(states, real)
+        scored, spans = score(teacher.heads, states, logits), logits.sigmoid()
         for row, number in enumerate(numbers):
             of_kinds = tuple(_spans(spans[row, kind]) for kind in range(KINDS))
             told[number] = Marked(windows[number], of_kinds, _pairs(scored, row), names_implicit=True)

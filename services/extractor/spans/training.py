@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from services.extractor.findings import Span
 from services.extractor.gold import GoldFile, GoldReview
-from services.extractor.spans.decoding import LEAST_LOGIT
+from services.extractor.spans.decoding import score
 from services.extractor.spans.network import (
     ASPECT,
     KINDS,
@@ -21,8 +21,6 @@ from services.extractor.spans.network import (
     RELATIONS,
     Candidates,
     SpanNetwork,
-    candidates,
-    with_nowhere,
 )  # fmt: skip
 from services.extractor.spans.windows import Window, Windows
 from shared.embedding import batches, padded
@@ -109,11 +107,9 @@ def loss_of(model: SpanNetwork, batch: Sequence[Marked], relation_weight: float)
     of_spans = F.binary_cross_entropy_with_logits(logits[possible], target[possible], reduction="sum") / tokens
     # What is marked is always paired, beside what the model believes.
     offered = logits.detach().masked_fill((target > OFFERED) & possible, 1e4)
-    kept = model.heads.shape.kept
-    aspects = with_nowhere(candidates(offered, ASPECT, kept, LEAST_LOGIT))
-    opinions = candidates(offered, OPINION, kept, LEAST_LOGIT)
-    relations = model.heads.relations(states, aspects, opinions)
-    of_pairs = -(_labels(batch, aspects, opinions) * relations.log_softmax(-1)).sum()
+    scored = score(model.heads, states, offered)
+    labels = _labels(batch, scored.aspects, scored.opinions)
+    of_pairs = -(labels * scored.relations.log_softmax(-1)).sum()
     return of_spans + relation_weight * of_pairs / tokens
 
 

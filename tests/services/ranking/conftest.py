@@ -1,7 +1,7 @@
 """A ranking without Kafka: the real pipeline over a graph double, in this process."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ from shared.pb.finestream.v1 import ranking_pb2, ranking_pb2_grpc
 from shared.rpc import channel, serve
 from shared.service import Health
 from shared.settings import GrpcSettings, ServiceSettings
-from tests.services.ranking.doubles import DotModel, GraphDouble, serving
+from tests.services.ranking.doubles import DotModel, GraphDouble, item_of, serving, user_of
 
 SECONDS = 5.0
 
@@ -125,6 +125,18 @@ async def opened(graph: GraphDouble | None = None) -> AsyncIterator[World]:
     await pipeline.stop()
     await connection.close(None)
     inference.close()
+
+
+async def stocked(
+    world: World, categories: Mapping[str, Sequence[str]], met: Sequence[str], model: bool = True
+) -> World:
+    """Items with these categories, each met by one more user than the one before, and the user `u`; once a world."""
+    if not world.catalogue.current.facts.item_ids:
+        await world.stock([item_of(i, users=n, categories=of) for n, (i, of) in enumerate(categories.items())])
+        world.graph.put(user_of("u", met))
+        if model:
+            await world.publish()
+    return world
 
 
 @pytest.fixture

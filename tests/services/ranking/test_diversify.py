@@ -10,20 +10,11 @@ from hypothesis import strategies as st
 
 from services.ranking.requests import Arrangement
 from shared.models.diversity import unit, unlikeness
-from tests.services.ranking.conftest import World
-from tests.services.ranking.doubles import item_of, user_of, vector_of
+from tests.services.ranking.conftest import World, stocked
+from tests.services.ranking.doubles import vector_of
 
 ITEMS = [f"i{n}" for n in range(60)]  # the pool is 20
 CATEGORIES = {item: ("all", f"c{n % 3}", f"d{n % 7}") for n, item in enumerate(ITEMS)}
-
-
-async def stocked(world: World, model: bool = True) -> World:
-    if not world.catalogue.current.facts.item_ids:
-        await world.stock([item_of(i, users=n, categories=CATEGORIES[i]) for n, i in enumerate(ITEMS)])
-        world.graph.put(user_of("u", ["i3", "i7"]))
-        if model:
-            await world.publish()
-    return world
 
 
 def spread(ids: list[str]) -> float:
@@ -31,7 +22,7 @@ def spread(ids: list[str]) -> float:
 
 
 async def test_no_diversity_is_the_same_answer_to_the_bit(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     plain = await world.rank("u", 10)
     asked = await world.rank("u", 10, arrangement=Arrangement(0.0, "dpp"))
     plain.request_id = asked.request_id = ""
@@ -40,7 +31,7 @@ async def test_no_diversity_is_the_same_answer_to_the_bit(world: World) -> None:
 
 @pytest.mark.parametrize("method", ["mmr", "dpp"])
 async def test_diverse_lists_are_of_the_pool_begin_with_the_best_and_are_less_alike(world: World, method: Any) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     pool = await world.ids("u", 20)
     found = await world.ids("u", 8, arrangement=Arrangement(0.7, method))
     assert found[0] == pool[0]
@@ -50,7 +41,7 @@ async def test_diverse_lists_are_of_the_pool_begin_with_the_best_and_are_less_al
 
 
 async def test_scores_and_explanations_belong_to_the_items_that_are_shown(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     scores = {item.item_id: item.score for item in (await world.rank("u", 20)).items}
     for item in (await world.rank("u", 10, arrangement=Arrangement(0.5))).items:
         assert item.score == scores[item.item_id]
@@ -67,7 +58,7 @@ async def test_scores_and_explanations_belong_to_the_items_that_are_shown(world:
 async def test_no_category_is_shown_more_often_than_asked_for_whatever_k(
     world: World, k: int, strength: float, limit: int, user: str
 ) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     found = await world.ids(user, k, arrangement=Arrangement(strength, "mmr", limit))
     shown = Counter(category for item in found for category in CATEGORIES[item])
     del shown["all"]  # every item has it, so that it tells none apart
@@ -76,7 +67,7 @@ async def test_no_category_is_shown_more_often_than_asked_for_whatever_k(
 
 
 async def test_a_limit_alone_keeps_the_order_of_scores(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     order = await world.ids("u", 60)
     found = await world.ids("u", 6, arrangement=Arrangement(per_category=2))
     assert [order.index(item) for item in found] == sorted(order.index(item) for item in found)
@@ -84,7 +75,7 @@ async def test_a_limit_alone_keeps_the_order_of_scores(world: World) -> None:
 
 
 async def test_without_a_model_limits_hold_and_diversity_changes_nothing(world: World) -> None:
-    await stocked(world, model=False)
+    await stocked(world, CATEGORIES, ["i3", "i7"], model=False)
     assert await world.ids("u", 5, arrangement=Arrangement(0.9)) == await world.ids("u", 5)
     limited = await world.ids("u", 60, arrangement=Arrangement(0.9, "mmr", 1))
     assert limited[0] == "i59"
@@ -92,7 +83,7 @@ async def test_without_a_model_limits_hold_and_diversity_changes_nothing(world: 
 
 
 async def test_beyond_the_pool_the_order_of_scores_goes_on(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     order = await world.ids("u", 60)
     found = await world.ids("u", 40, arrangement=Arrangement(0.7))
     assert set(found[:20]) == set(order[:20])
@@ -101,7 +92,7 @@ async def test_beyond_the_pool_the_order_of_scores_goes_on(world: World) -> None
 
 @pytest.mark.parametrize("method", ["mmr", "dpp"])
 async def test_nothing_to_choose_from_is_an_empty_answer(world: World, method: Any) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     asked = Arrangement(0.5, method, 2, 0.5)
     assert await world.ids("u", 5, categories=("none",), arrangement=asked) == []
     assert await world.ids("u", 5, candidates=("i1",), arrangement=asked) == ["i1"]

@@ -16,8 +16,8 @@ from services.ranking.job import Job, Pick
 from services.ranking.requests import Arrangement, ExplorationMethod, Query
 from services.ranking.stages.explore import drawn, explore
 from shared.pb.finestream.v1 import ranking_pb2
-from tests.services.ranking.conftest import World
-from tests.services.ranking.doubles import item_of, user_of
+from tests.services.ranking.conftest import World, stocked
+from tests.services.ranking.doubles import item_of
 
 EXPLORED = ranking_pb2.PLACEMENT_EXPLORED
 Table = Mapping[tuple[int, int], float]  # (row, place) -> probability
@@ -142,16 +142,8 @@ ITEMS = [f"i{n}" for n in range(40)]
 CATEGORIES = {item: ("all", f"c{n % 4}") for n, item in enumerate(ITEMS)}
 
 
-async def stocked(world: World) -> World:
-    if not world.catalogue.current.facts.item_ids:
-        await world.stock([item_of(i, users=n, categories=CATEGORIES[i]) for n, i in enumerate(ITEMS)])
-        world.graph.put(user_of("u", ["i3"]))
-        await world.publish()
-    return world
-
-
 async def test_an_explored_item_says_so_with_its_users_and_the_others_keep_their_reasons(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3"])
     arrangement = Arrangement(exploration=0.5)
     answers = [await world.rank("u", 5, arrangement=arrangement) for _ in range(20)]
     items = [item for answer in answers for item in answer.items]
@@ -167,7 +159,7 @@ async def test_an_explored_item_says_so_with_its_users_and_the_others_keep_their
 
 
 async def test_without_exploration_no_propensity_and_no_policy_is_told(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3"])
     answer = await world.rank("u", 5, arrangement=Arrangement(0.5, "mmr", 2))
     assert answer.policy == ""
     assert not any(item.HasField("propensity") for item in answer.items)
@@ -183,7 +175,7 @@ async def test_without_exploration_no_propensity_and_no_policy_is_told(world: Wo
 async def test_what_is_explored_passes_every_filter_and_limit(
     world: World, k: int, limit: int, strength: float, excluded: set[str]
 ) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3"])
     arrangement = Arrangement(strength, "mmr", limit, 0.7, "epsilon")
     shown = await world.ids("u", k, excludes=tuple(excluded), arrangement=arrangement)
     without = await world.ids("u", k, excludes=tuple(excluded), arrangement=replace(arrangement, exploration=0.0))

@@ -12,8 +12,8 @@ from prometheus_client import REGISTRY
 from services.ranking.requests import Arrangement
 from services.ranking.rules import BadRules, Boost, Pin, Quota, Rules, RulesFile, read
 from shared.pb.finestream.v1 import ranking_pb2
-from tests.services.ranking.conftest import World
-from tests.services.ranking.doubles import item_of, user_of
+from tests.services.ranking.conftest import World, stocked
+from tests.services.ranking.doubles import item_of
 
 PINNED, EXPLORED = ranking_pb2.PLACEMENT_PINNED, ranking_pb2.PLACEMENT_EXPLORED
 ITEMS = [f"i{n}" for n in range(60)]  # the pool is 20
@@ -106,17 +106,8 @@ def replaced(path: Path, text: str) -> None:
     new.replace(path)
 
 
-async def stocked(world: World, model: bool = True) -> World:
-    if not world.catalogue.current.facts.item_ids:
-        await world.stock([item_of(i, users=n, categories=CATEGORIES[i]) for n, i in enumerate(ITEMS)])
-        world.graph.put(user_of("u", ["i3", "i7"]))
-        if model:
-            await world.publish()
-    return world
-
-
 async def test_an_item_far_down_is_raised_to_the_top_and_the_first_is_lowered_to_the_end(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     order = await world.ids("u", 60)
     world.rules = Rules(boosts=(Boost(order[-1], offset=1000.0), Boost(order[0], offset=-1000.0)))
     assert await world.ids("u", 60) == [order[-1], *order[1:-1], order[0]]
@@ -124,7 +115,7 @@ async def test_an_item_far_down_is_raised_to_the_top_and_the_first_is_lowered_to
 
 
 async def test_a_factor_raises_what_is_above_0_and_what_is_below(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     plain = {item.item_id: item.score for item in (await world.rank("u", 60)).items}
     world.rules = Rules(boosts=(Boost(category="c1", factor=2.0), Boost(category="c2", factor=0.5)))
     for item in (await world.rank("u", 60)).items:
@@ -133,7 +124,7 @@ async def test_a_factor_raises_what_is_above_0_and_what_is_below(world: World) -
 
 
 async def test_boosts_follow_the_catalogue_and_the_rules(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     world.rules = Rules(boosts=(Boost("new", offset=1000.0),))
     assert "new" not in await world.ids("u", 60)
     await world.stock([item_of("new")])
@@ -145,7 +136,7 @@ async def test_boosts_follow_the_catalogue_and_the_rules(world: World) -> None:
 async def test_popular_items_are_raised_by_factors_alone_and_are_still_told_by_how_many_users_met_them(
     world: World,
 ) -> None:
-    await stocked(world, model=False)
+    await stocked(world, CATEGORIES, ["i3", "i7"], model=False)
     world.rules = Rules(boosts=(Boost("i30", factor=10.0), Boost("i0", offset=1000.0)))
     first, second = (await world.rank("v", 2)).items
     assert (first.item_id, second.item_id) == ("i30", "i59")
@@ -153,7 +144,7 @@ async def test_popular_items_are_raised_by_factors_alone_and_are_still_told_by_h
 
 
 async def test_a_pinned_item_stands_at_its_place_and_says_so(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     order = await world.ids("u", 60)
     far = order[50]
     world.rules = Rules(pins=(Pin(far, 2), Pin(order[0], 4), Pin("unknown", 1), Pin("i3", 3), Pin(order[9], 30)))
@@ -166,7 +157,7 @@ async def test_a_pinned_item_stands_at_its_place_and_says_so(world: World) -> No
 
 
 async def test_a_pinned_item_passes_every_filter_of_the_request(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     order = await world.ids("u", 60)
     world.rules = Rules(pins=(Pin("i4", 1),))
     assert (await world.ids("u", 3))[0] == "i4"
@@ -179,7 +170,7 @@ async def test_a_pinned_item_passes_every_filter_of_the_request(world: World) ->
 
 
 async def test_a_short_answer_has_the_pinned_item_at_its_end(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     world.rules = Rules(pins=(Pin("i4", 9),))
     assert await world.ids("u", 10, candidates=("i4", "i5")) == ["i5", "i4"]
 
@@ -195,7 +186,7 @@ async def test_a_short_answer_has_the_pinned_item_at_its_end(world: World) -> No
 async def test_quotas_pins_and_chance_hold_together(
     world: World, k: int, pinned: dict[int, str], quota: int, arrangement: Any, user: str
 ) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     once = {item: place for place, item in pinned.items() if not (user == "u" and item in ("i3", "i7"))}
     world.rules = Rules(tuple(Pin(item, place) for item, place in once.items()), (), (Quota("c1", quota),))
     items = (await world.rank(user, k, arrangement=arrangement)).items
@@ -212,6 +203,6 @@ async def test_quotas_pins_and_chance_hold_together(
 
 
 async def test_a_quota_holds_for_a_category_that_every_item_has(world: World) -> None:
-    await stocked(world)
+    await stocked(world, CATEGORIES, ["i3", "i7"])
     world.rules = Rules(quotas=(Quota("all", 3),))
     assert len(await world.ids("u", 10)) == 3
