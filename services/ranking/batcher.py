@@ -138,7 +138,6 @@ class MicroBatcher(Generic[Q, A]):
             ticket.answer.set_exception(Overloaded("the request waited for too long; try again with back-off"))
         else:
             ticket.waited = now - ticket.since
-            metrics.STAGE["queue"].observe(ticket.waited)
             return True
         return False
 

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import grpc
 
@@ -32,7 +33,7 @@ from shared.pb.finestream.v1 import ranking_pb2_grpc
 from shared.service import Heartbeat, Runtime, run
 
 NAME = "finestream.v1.RankingService"
-BATCHES_AT_ONCE = 2  # one is ranked, the states of the other are on their way
+READS_AT_ONCE = 2  # calls of graph_updater: the next need not wait for one that is slow
 PULSE_SECONDS = 1.0
 GRACE_SECONDS = 5.0
 # How long inference may keep the interpreter from the event loop; Python's own 5 ms are all that a refusal may take.
@@ -60,8 +61,10 @@ class Service:
         self.rules = RulesFile(s.rules)
         self.producer = kafka.Producer(s.kafka, linger_ms=20)
         self.impressions = Impressions(self.producer, s.impressions_buffer) if s.impressions else None
-        hydrate = Hydrate(graph, self.catalogue, cache, s.hydrate_timeout_seconds, s.queue_limit)
-        batches = Limits(s.batch_size, s.batch_wait_seconds, s.queue_age_seconds, s.queue_limit, BATCHES_AT_ONCE)
+        reads = Limits(s.batch_size, s.batch_wait_seconds, s.queue_age_seconds, s.queue_limit, READS_AT_ONCE)
+        hydrate = Hydrate(graph, self.catalogue, cache, s.hydrate_timeout_seconds, s.queue_limit, reads)
+        # Those of a read come together, and more come while an inference works: they need not wait for company again.
+        batches = replace(reads, longest_wait=0.0, workers=1)
         self.pipeline = Pipeline(
             hydrate, self.catalogue, self.inference, self.impressions, batches,
             tile_items=s.tile_items, pool_items=s.pool_items, new_item_users=s.new_item_users,

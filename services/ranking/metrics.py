@@ -8,12 +8,12 @@ from shared.metrics import LATENCY_BUCKETS
 
 STAGE_SECONDS: Final = Histogram(
     "finestream_ranking_stage_seconds",
-    "Time of one stage: wait and queue of a request, the others of a micro-batch",
+    "Time of one stage: wait, hydrate and queue of a request, the others of a micro-batch",
     ["stage"],
     buckets=LATENCY_BUCKETS,
 )
 STAGES: Final = (
-    "wait", "queue", "hydrate", "ladder", "source", "filter", "score", "select", "diversify", "explore", "explain",
+    "wait", "hydrate", "queue", "ladder", "source", "filter", "score", "select", "diversify", "explore", "explain",
     "respond",
 )  # fmt: skip
 STAGE: Final = {name: STAGE_SECONDS.labels(name) for name in STAGES}  # labels() takes longer than the observation

@@ -3,13 +3,13 @@
     Hydrate → Ladder → Source → Filter → Score → Boost → Select → Pin → Diversify → Explore → Explain →
     Respond → SideEffect
 
-A micro-batch passes Hydrate with one call of graph_updater, while the one before it is ranked. Hydrate and SideEffect
-wait for others, so they run in the event loop; the rest is one job of the inference thread.
+Hydrate and SideEffect wait for others, so they run in the event loop. The rest is one job of the inference thread for
+all whose states have come while it worked on those before them.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from typing import Final
 
 from services.ranking import metrics
@@ -17,7 +17,7 @@ from services.ranking.batcher import Limits, MicroBatcher, Ticket
 from services.ranking.catalogue import Catalogue
 from services.ranking.generation import Generation
 from services.ranking.inference import Inference
-from services.ranking.job import NAME_OF_RUNG, POPULAR, Job
+from services.ranking.job import NAME_OF_RUNG, POPULAR, Hydrated, Job
 from services.ranking.requests import Query
 from services.ranking.rules import Rules
 from services.ranking.stages import diversify, explain, explore, filter, ladder, pin, respond, score, select, source
@@ -58,13 +58,16 @@ class Pipeline:
         self._together: MicroBatcher[Job, ranking_pb2.RankResponse | None] = MicroBatcher("rank", self._answer, limits)
 
     def start(self) -> None:
+        self._hydrate.start()
         self._together.start()
 
     async def stop(self) -> None:
+        await self._hydrate.stop()
         await self._together.stop()
 
     def admit(self, deadline: float) -> None:
         """Raises what rank would raise at once for a query of that deadline: DeadlineExceeded or Overloaded."""
+        self._hydrate.admit(deadline)
         self._together.admit(deadline)
 
     async def rank(self, query: Query, deadline: float) -> ranking_pb2.RankResponse:
@@ -74,27 +77,27 @@ class Pipeline:
         """
         for _ in range(MAX_HYDRATIONS):
             job = Job(query, deadline)
-            if query.after:
-                with _timed("wait", job.seconds):
-                    job.hydrated = await self._hydrate.reflecting(query, deadline)
+            job.hydrated = await self._hydrated(job)
             response = await self._together.submit(job, deadline)
             if response is not None:
                 self._side_effect(query, response)
                 return response
         raise Unavailable("the model is being replaced; try again")
 
+    async def _hydrated(self, job: Job) -> Hydrated:
+        if job.query.after:
+            with _timed("wait", job.seconds):
+                return await self._hydrate.reflecting(job.query, job.deadline)
+        with _timed("hydrate", job.seconds):
+            return await self._hydrate.state(job.query, job.deadline)
+
     async def _answer(self, tickets: Sequence[Ticket[Job, ranking_pb2.RankResponse | None]]) -> None:
-        ticket_of = {ticket.query: ticket for ticket in tickets}
-        started = time.perf_counter()
-        async with aclosing(self._hydrate.parts(list(ticket_of))) as parts:
-            async for jobs in parts:
-                hydrated = time.perf_counter() - started
-                metrics.STAGE["hydrate"].observe(hydrated)
-                for job in jobs:
-                    job.seconds |= {"queue": ticket_of[job].waited, "hydrate": hydrated}
-                await self._inference.run(self._rank_now, jobs)
-                for job in jobs:
-                    ticket_of[job].settle(job.response)
+        for ticket in tickets:
+            metrics.STAGE["queue"].observe(ticket.waited)
+            ticket.query.seconds["queue"] = ticket.waited
+        await self._inference.run(self._rank_now, [ticket.query for ticket in tickets])
+        for ticket in tickets:
+            ticket.settle(ticket.query.response)
 
     def _rank_now(self, all_jobs: Sequence[Job]) -> None:
         generation, now, rules = self._catalogue.current, time.time(), self._rules()

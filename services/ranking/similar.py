@@ -10,6 +10,7 @@ from typing import Final
 from torch import Tensor
 from torch.nn import functional as F
 
+from services.ranking import metrics
 from services.ranking.batcher import Limits, MicroBatcher, Ticket
 from services.ranking.catalogue import Catalogue
 from services.ranking.facts import Facts
@@ -54,6 +55,8 @@ class Similar:
         return found
 
     async def _infer(self, tickets: Sequence[Ticket[SimilarQuery, Response | None]]) -> None:
+        for ticket in tickets:
+            metrics.STAGE["queue"].observe(ticket.waited)
         found = await self._inference.run(self._find, [ticket.query for ticket in tickets])
         for ticket, one in zip(tickets, found, strict=True):
             ticket.settle(one)

@@ -1,18 +1,20 @@
-"""Hydrate: the users' states from graph_updater, one call a micro-batch; the last known ones where it is silent.
+"""Hydrate: a user's state from graph_updater, asked for with others in one call; the last known one where it is silent.
 
-A request with `after` waits on its own, before it joins any batch, and never falls back: an answer that does
-not reflect what was asked for would be a wrong one.
+A request with `after` waits on its own and never falls back: an answer that does not reflect what was asked for would
+be a wrong one.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from services.ranking import backoff, metrics
+from services.ranking.batcher import Limits, MicroBatcher, Ticket
 from services.ranking.catalogue import Catalogue
-from services.ranking.graph import Graph, Node
-from services.ranking.job import Hydrated, Job
+from services.ranking.graph import Graph
+from services.ranking.job import Hydrated
 from services.ranking.requests import Query
 from services.ranking.user_cache import UserCache
 from shared import logs
@@ -24,66 +26,55 @@ NOT_REFLECTED: Final = "the events named in after are not reflected yet; allow m
 
 
 class Hydrate:
-    """`timeout`: seconds that graph_updater is given; `max_waiting`: requests with `after` at once."""
+    """`timeout`: seconds that a state is waited for; `max_waiting`: requests with `after` at once."""
 
-    def __init__(self, graph: Graph, catalogue: Catalogue, cache: UserCache, timeout: float, max_waiting: int) -> None:
+    def __init__(
+        self, graph: Graph, catalogue: Catalogue, cache: UserCache, timeout: float, max_waiting: int, limits: Limits
+    ) -> None:
         self._graph = graph
         self._catalogue = catalogue
         self._cache = cache
         self._timeout = timeout
         self._max_waiting = max_waiting
         self._waiting = 0
+        self._together: MicroBatcher[str, Hydrated | None] = MicroBatcher("hydrate", self._read, limits)
 
-    async def parts(self, jobs: Sequence[Job]) -> AsyncGenerator[list[Job], None]:
-        """The jobs with their `hydrated`: at once, but where graph_updater is slow, who has less time comes first."""
+    def start(self) -> None:
+        self._together.start()
+
+    async def stop(self) -> None:
+        await self._together.stop()
+
+    def admit(self, deadline: float) -> None:
+        """Raises DeadlineExceeded or Overloaded where a request would be refused now."""
+        self._together.admit(deadline)
+
+    async def state(self, query: Query, deadline: float) -> Hydrated:
+        """The user's state as it is now, or the last known one. Raises DeadlineExceeded or Overloaded."""
+        found = None
+        patience = min(self._timeout, SHARE_OF_DEADLINE * (deadline - time.monotonic()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                found = await self._together.submit(query.user_id, deadline)
         space = self._space
-        ready = [job for job in jobs if job.hydrated is not None]
-        waiting = [job for job in jobs if job.hydrated is None]
-        asked = asyncio.create_task(self._fetch(dict.fromkeys(job.query.user_id for job in waiting), space))
-        patience = self._patience(waiting)
-        try:
-            while waiting:
-                left = min(patience[job] for job in waiting) - time.monotonic()
-                await asyncio.wait({asked}, timeout=max(left, 0.0))
-                now = time.monotonic()
-                some = [job for job in waiting if asked.done() or patience[job] <= now]
-                waiting = [job for job in waiting if not asked.done() and patience[job] > now]
-                self._fill(some, asked.result() if asked.done() else {}, space)
-                if ready or some:
-                    yield [*ready, *some]
-                ready = []
-            if ready:
-                yield ready
-        finally:
-            asked.cancel()
-
-    def _patience(self, jobs: Sequence[Job]) -> dict[Job, float]:
-        """Until when each waits for its state, on time.monotonic's clock."""
-        now = time.monotonic()
-        return {job: now + min(self._timeout, SHARE_OF_DEADLINE * (job.deadline - now)) for job in jobs}
-
-    def _fill(self, jobs: Sequence[Job], states: Mapping[str, Node], space: str) -> None:
-        for job in jobs:
-            node = states.get(job.query.user_id)
-            fresh = node is not None
-            job.hydrated = Hydrated(node if fresh else self._cache.find(job.query.user_id, space), space, fresh)
+        return found or Hydrated(self._cache.find(query.user_id, space), space, fresh=False)
 
     @property
     def _space(self) -> str:
         return self._catalogue.current.release.space
 
-    async def _fetch(self, user_ids: Iterable[str], space: str) -> dict[str, Node]:
-        """The states of users; none where graph_updater does not answer: the last known ones are at hand."""
-        ids = list(user_ids)
-        if not ids:
-            return {}
+    async def _read(self, tickets: Sequence[Ticket[str, Hydrated | None]]) -> None:
+        """None where graph_updater does not answer: the last known states are at hand."""
+        space = self._space
         try:
-            nodes = await self._graph.users(ids, space, self._timeout)
+            nodes = await self._graph.users(list({ticket.query: None for ticket in tickets}), space, self._timeout)
         except (Unavailable, DeadlineExceeded, Overloaded):
-            return {}
+            nodes = []
         for node in nodes:
             self._cache.keep(node, space)
-        return {node.id: node for node in nodes}
+        found = {node.id: Hydrated(node, space) for node in nodes}
+        for ticket in tickets:
+            ticket.settle(found.get(ticket.query))
 
     async def reflecting(self, query: Query, deadline: float) -> Hydrated:
         """A state that reflects `after`. Raises DeadlineExceeded where that does not come in time, Overloaded where

@@ -14,6 +14,7 @@ from shared.pb.finestream.v1 import ranking_pb2
 
 log = logs.get(__name__)
 BATCH: Final = 500
+GATHER_SECONDS: Final = 0.1  # a call of the broker costs more than all that it takes along
 
 
 class Sender(Protocol):
@@ -65,6 +66,8 @@ class Impressions:
     async def _send_for_ever(self) -> None:
         while True:
             batch = [await self._waiting.get()]
+            if self._waiting.qsize() < BATCH:
+                await asyncio.sleep(GATHER_SECONDS)
             while len(batch) < BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             try:

@@ -104,19 +104,20 @@ async def opened(graph: GraphDouble | None = None) -> AsyncIterator[World]:
     client = Graph(connection)
     catalogue = Catalogue(client, inference, rehearse, fetch_items=8, encode_items=3)
     cache = UserCache(1_000_000, 60.0)
-    hydrate = Hydrate(client, catalogue, cache, 0.25, 256)
+    limits = Limits(16, 0.005, 5.0, 256)
+    hydrate = Hydrate(client, catalogue, cache, 0.25, 256, limits)
     pipeline = Pipeline(
         hydrate,
         catalogue,
         inference,
         None,
-        Limits(16, 0.005, 5.0, 256, 2),
+        limits,
         tile_items=7,
         pool_items=20,
         new_item_users=10,
         rules=lambda: world.rules,
     )
-    similar = Similar(catalogue, inference, Limits(16, 0.005, 5.0, 256), 7)
+    similar = Similar(catalogue, inference, limits, 7)
     world = World(graph, catalogue, pipeline, inference, cache, similar)
     pipeline.start()
     similar.start()

@@ -199,7 +199,7 @@ async def test_timings_are_told_to_who_asks_for_them(world: World) -> None:
     world.graph.put(user_of("u", ["i3"]))
     asked, not_asked = await asyncio.gather(world.rank("u", timings=True), world.rank("u"))
     assert [timing.stage for timing in asked.timings] == [
-        "queue", "hydrate", "ladder", "source", "filter", "score", "select", "diversify", "explore", "explain",
+        "hydrate", "queue", "ladder", "source", "filter", "score", "select", "diversify", "explore", "explain",
         "respond",
     ]  # fmt: skip
     assert all(0.0 <= timing.seconds < SECONDS for timing in asked.timings)
