@@ -21,6 +21,7 @@ from shared.graph.state import ItemNode, UserState
 from shared.models.contract import WEIGHTS_FILE, ItemTable, read_config, write_config
 from shared.models.features import Schema, item_features, user_features
 from shared.models.finestream_network import Config, Network
+from shared.models.finestream_serving import UserSide
 from shared.models.neighbours import Neighbours, nobody
 
 IDS_FILE: Final = "ids.json"
@@ -41,6 +42,7 @@ class Finestream:
         self.network = network.to(device)
         self.neighbours = (neighbours or nobody(config.rank, len(self.ids), config.schema.embedding_dim)).to(device)
         self.row_of = {item_id: row for row, item_id in enumerate(self.ids, start=1)}
+        self._user_side: UserSide | None = None  # of a model that was read, and no longer learns
 
     @property
     def widths(self) -> list[int]:
@@ -66,7 +68,7 @@ class Finestream:
             return torch.zeros(len(users), sum(self.widths), device=self.device)
         features = user_features(users, table.row_of, config.schema, config.longest, self.device)
         v, f = table.vectors.split(self.widths, 1)
-        u = self.network.users(features, v, table.extra["fine"])
+        u = (self._user_side or self.network).users(features, v, table.extra["fine"])
         met = f.index_select(0, features.history.flatten()).view(*features.history.shape, -1)  # (B, L, r)
         near = self.neighbours.users(met, features.real, config.decay)
         return torch.cat([config.personal * u, config.neighbours * config.neighbour_view * near], 1)
@@ -100,4 +102,7 @@ class Finestream:
         network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
         factors, mean, from_text = (tensors[f"neighbours.{name}"] for name in NEIGHBOUR_TENSORS)
         neighbours = Neighbours(factors, mean, from_text, config.sure)
-        return cls(stored["space"], config, ids, network, neighbours, device)
+        model = cls(stored["space"], config, ids, network, neighbours, device)
+        if UserSide.fits(network):
+            model._user_side = UserSide(model.network)
+        return model

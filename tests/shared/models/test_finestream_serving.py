@@ -1,0 +1,57 @@
+"""shared/models/finestream_serving.py: what is served of the network gives the network's numbers."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import structs
+
+from shared.graph.state import UserState
+from shared.models.finestream import Finestream
+from shared.models.finestream_network import Config, Network
+from shared.models.neighbours import nobody
+from tests.shared.models.worlds import CONFIG, SPACE, START, states
+
+
+def made(config: Config, seed: int, folder: Path) -> Finestream:
+    """A model as ranking reads it, every weight of it drawn anew: what is zero at first must not hide an error."""
+    torch.manual_seed(seed)
+    network = Network(config, 8)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)
+    ids = [f"i{n}" for n in range(8)]
+    Finestream(SPACE, config, ids, network, nobody(config.rank, 8, config.schema.embedding_dim)).save(folder)
+    return Finestream.read(folder)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), users=st.integers(1, 9), opinions=st.booleans())
+def test_the_served_user_side_gives_the_networks_numbers(
+    seed: int, users: int, opinions: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = made(replace(CONFIG, opinions=opinions), seed, tmp_path_factory.mktemp("model"))
+    known, items = states(seed, users)
+    chance = random.Random(seed)
+    asked = [
+        *known,
+        UserState("nobody"),
+        structs.replace(known[0], interactions=()),
+        structs.replace(known[-1], reviews=()),
+    ]
+    chance.shuffle(asked)
+    table = model.encode_items(items[: chance.randint(1, len(items))])  # what the table lacks is passed over
+    served, model._user_side = model.encode_users(asked, table, START), None
+    assert torch.allclose(served, model.encode_users(asked, table, START), atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"layers": 2}, {"cross_attention": False}])
+def test_a_network_of_another_form_is_served_as_it_is(change: dict[str, int | bool], tmp_path: Path) -> None:
+    model = made(replace(CONFIG, **change), 0, tmp_path)  # type: ignore[arg-type]
+    assert model._user_side is None
+    users, items = states()
+    assert model.encode_users(users, model.encode_items(items), START).isfinite().all()
