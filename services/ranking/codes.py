@@ -63,6 +63,11 @@ class Codes:
         """With the room for more rows."""
         return sum(column.nbytes for column in (self._codes, *self._rows, *self._blocks))
 
+    @property
+    def longest(self) -> float:
+        """No row is longer; infinite where some bound is."""
+        return float((self._blocks[1] + self._blocks[2])[: -(-self._count // BLOCK)].amax())
+
     def follow(self, table: ItemTable, rows: Tensor) -> None:
         """Make these rows (M,) of the table anew, and with them their blocks; those behind the last one must be among
         them."""

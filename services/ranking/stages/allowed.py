@@ -1,7 +1,9 @@
 """Allowed: which rows each request may be given. Asked while rows are scored, so k are found however few may be."""
 
 from collections.abc import Sequence
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +17,11 @@ class Allowed:
         self._available = available
         self._only = {at: rows for at, rows in enumerate(only or ()) if rows is not None}
         self._requests = len(banned)
-        pairs = sorted((row, request) for request, rows in enumerate(banned) for row in rows)
-        device = available.device
-        self._rows = torch.tensor([row for row, _ in pairs], dtype=torch.int64, device=device)
-        self._of = torch.tensor([request for _, request in pairs], dtype=torch.int64, device=device)
-        self._pairs = self._rows * self._requests + self._of  # ascending
+        counts = [len(rows) for rows in banned]
+        rows = np.fromiter(chain.from_iterable(banned), np.int64, sum(counts))
+        pairs = np.sort(rows * self._requests + np.repeat(np.arange(self._requests), counts))
+        self._pairs = torch.from_numpy(pairs).to(available.device)
+        self._rows, self._of = self._pairs // max(1, self._requests), self._pairs % max(1, self._requests)
 
     def __len__(self) -> int:
         """How many requests."""

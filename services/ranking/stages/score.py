@@ -7,19 +7,25 @@ out, it costs little. On a GPU a tile is one product of bf16 matrices.
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Final, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from services.ranking.codes import Codes
+from services.ranking.codes import Bounds, Codes
 from services.ranking.facts import Facts
 from services.ranking.job import Job
 from shared.models.contract import ItemTable, Servable
+from shared.packed import products
 
 Rows = slice | Tensor  # which rows of the item table
 # On a GPU a product's last bits depend on its shape. With the number of users rounded up, every request's row comes
 # out the same whoever shares its batch.
 ROUND: Final = 64
+ROUNDING: Final = 2.0**-23  # of float32, twice what one operation can be wrong by
+SPARE_STEPS: Final = 8  # the bias, and rounding the sum
+OVERFLOW: Final = 2.0**126  # no sum of smaller ones does
 
 
 class Scores(Protocol):
@@ -55,6 +61,25 @@ class Bounded(Scores, Protocol):
         ...
 
 
+@runtime_checkable
+class Approximate(Scores, Protocol):
+    """Scores of a table on a CPU that float32 comes close to."""
+
+    @property
+    def numbers(self) -> int:
+        """That `about` reads."""
+        ...
+
+    def about(self) -> tuple[Tensor, Tensor]:
+        """(B, N) float32, the caller's own, and how far each request's are from its scores at most (B,) float64;
+        infinite where float32 may overflow."""
+        ...
+
+    def pairs(self, requests: Tensor, rows: Tensor) -> Tensor:
+        """As of Bounded."""
+        ...
+
+
 def encode(jobs: Sequence[Job], model: Servable, table: ItemTable, now: float) -> Tensor:
     """The users of jobs as (B, D); `now` in seconds since 1970."""
     return model.encode_users([job.user for job in jobs], table, now).to(table.vectors.device)
@@ -67,9 +92,31 @@ def by_model(users: Tensor, table: ItemTable, codes: Codes | None) -> Scores:
 
 class OnCpu:
     def __init__(self, users: Tensor, table: ItemTable, codes: Codes) -> None:
-        self._users, self._table = users.float(), table
-        bounds = codes.bounds(self._users)
-        self.upper, self.near, self.units = bounds.upper, bounds.near, bounds.units
+        self._users, self._table, self._codes = users.float(), table, codes
+
+    @cached_property
+    def _bounds(self) -> Bounds:
+        return self._codes.bounds(self._users)
+
+    def upper(self, rows: slice) -> Tensor:
+        return self._bounds.upper(rows)
+
+    def near(self, rows: slice, floor: Tensor) -> tuple[Tensor, Tensor]:
+        return self._bounds.near(rows, floor)
+
+    def units(self, scores: Tensor) -> Tensor:
+        return self._bounds.units(scores)
+
+    @property
+    def numbers(self) -> int:
+        return self._table.vectors.numel()
+
+    def about(self) -> tuple[Tensor, Tensor]:
+        """A sum of D products is wrong by D units in the last place of |u| |v|, in whatever order it is made."""
+        largest = self._codes.longest * self._users.double().norm(dim=1) + float(self._table.bias.abs().amax())
+        wrong = (self._users.shape[1] + SPARE_STEPS) * ROUNDING * largest
+        wrong = torch.where(largest < OVERFLOW, wrong, torch.inf)
+        return products(self._users, self._table.vectors).add_(self._table.bias), wrong
 
     def tile(self, rows: Rows) -> Tensor:
         sums = self._users.double() @ self._table.vectors[rows].double().T

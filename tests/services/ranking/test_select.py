@@ -16,7 +16,8 @@ from services.ranking.stages import score, select
 from services.ranking.stages.allowed import Allowed
 from services.ranking.stages.running import Running
 from services.ranking.stages.scan import in_full, scan
-from services.ranking.stages.score import Bounded, Rows, Scores
+from services.ranking.stages.score import Approximate, Bounded, Rows, Scores
+from services.ranking.stages.shortlist import fits, shortlist
 from shared.models.contract import ItemTable
 from tests.services.ranking.doubles import item_of
 
@@ -158,19 +159,53 @@ def tables(draw: st.DrawFn) -> tuple[Tensor, ItemTable]:
 
 @settings(deadline=None, max_examples=300)
 @given(tables(), st.integers(1, 60), st.sampled_from([32, 96, 512]))
-def test_the_scan_by_codes_equals_every_row_scored_and_sorted(
+def test_scan_and_shortlist_equal_every_row_scored_and_sorted(
     case: tuple[Tensor, ItemTable], k: int, small: int
 ) -> None:
     users, table = case
-    codes = Codes(users.shape[1])
-    codes.follow(table, torch.arange(len(table)))
-    scores = score.by_model(users, table, codes)
+    scores = scores_by_codes(users, table)
     assert isinstance(scores, Bounded)
+    assert isinstance(scores, Approximate)
     allowed = Allowed(torch.arange(len(table)) % 7 != 0, [set(range(0, len(table), 5))] * len(users))
     full = (users.double() @ table.vectors.double().T + table.bias.double()).float()
     rows = {row for row in range(len(table)) if row % 7 and row % 5}
     expected = [sorted_in_full(full[request], rows, k) for request in range(len(users))]
     assert scan(scores, allowed, k, 1000, small=small, at_once=2048).picks() == expected
+    short = shortlist(scores, allowed, k)
+    assert short is None or short.picks() == expected
+
+
+def scores_by_codes(users: Tensor, table: ItemTable) -> Scores:
+    codes = Codes(users.shape[1])
+    codes.follow(table, torch.arange(len(table)))
+    return score.by_model(users, table, codes)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 1000), st.integers(1, 40), st.sampled_from([0.0, 1e-7, 1.0, 1e10]))
+def test_a_shortlist_is_found_where_scores_differ_by_more_than_float32_is_wrong_by_and_right_where_not(
+    seed: int, k: int, spread: float
+) -> None:
+    numbers = torch.Generator().manual_seed(seed)
+    users = torch.randn(3, 16, generator=numbers)
+    vectors = 1.0 + spread * torch.randn(3000, 16, generator=numbers)
+    table = ItemTable([str(row) for row in range(3000)], vectors, torch.zeros(3000))
+    scores = scores_by_codes(users, table)
+    assert isinstance(scores, Approximate)
+    short = shortlist(scores, Allowed(torch.ones(3000, dtype=torch.bool), [set()] * 3), k)
+    assert (short is not None) is (spread >= 1.0)
+    full = (users.double() @ vectors.double().T).float()
+    if short:
+        assert short.picks() == [sorted_in_full(of_user, set(range(3000)), k) for of_user in full]
+
+
+def test_scores_that_float32_cannot_hold_on_the_way_are_no_shortlist() -> None:
+    users = torch.full((1, 2), 2.0**64)
+    vectors = torch.tensor([[-(2.0**64), 2.0**63]] * 3)  # -2^128, which float32 has not, and 2^127
+    scores = scores_by_codes(users, ItemTable(["a", "b", "c"], vectors, torch.zeros(3)))
+    assert isinstance(scores, Approximate)
+    assert scores.pairs(torch.tensor([0]), torch.tensor([0])).item() == -(2.0**127)
+    assert shortlist(scores, Allowed(torch.ones(3, dtype=torch.bool), [set()]), 2) is None
 
 
 def test_few_rows_are_scored_in_a_large_table() -> None:
@@ -193,6 +228,7 @@ def test_few_rows_are_scored_in_a_large_table() -> None:
     codes.follow(table, torch.arange(n))
     users = torch.randn(4, 32, generator=numbers)
     scores = Counted(users, table, codes)
+    assert not fits(scores, Allowed(torch.ones(n, dtype=torch.bool), [set()] * 4))
     found = select.best(scores, Allowed(torch.ones(n, dtype=torch.bool), [set()] * 4), 50, 1000)
     expected = (users.double() @ table.vectors.double().T + table.bias.double()).float().topk(50).values
     assert [[pick.score for pick in picks] for picks in found] == expected.tolist()
