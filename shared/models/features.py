@@ -7,6 +7,7 @@ scatter to, so a batch costs what it holds and never a padded list.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -97,10 +98,10 @@ def user_features(
 
 def padded(rows: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Tensor]:
     """(B, L) int64 from column 0, and which columns are real (B, L) bool; L is at least 1."""
-    width = max([1, *(len(row) for row in rows)])
-    history, real = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.bool_)
-    for at, row in enumerate(rows):
-        history[at, : len(row)], real[at, : len(row)] = row, True
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    real = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
+    history = np.zeros(real.shape, np.int64)
+    history[real] = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
     return torch.from_numpy(history).to(device), torch.from_numpy(real).to(device)
 
 
@@ -156,8 +157,8 @@ def content_of(item: ItemNode, dim: int) -> NDArray[np.float32]:
 
 def history_rows(user: UserState, row_of: Mapping[str, int], longest: int) -> list[int]:
     """Rows of the newest `longest` interactions with items of the table, oldest first."""
-    newest_first = (row_of[slot.item_id] for slot in user.interactions if slot.item_id in row_of)
-    return [row for row, _ in zip(newest_first, range(longest), strict=False)][::-1]
+    rows = [row for row in map(row_of.get, [slot.item_id for slot in user.interactions]) if row is not None]
+    return rows[:longest][::-1]
 
 
 def _edges(

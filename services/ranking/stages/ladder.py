@@ -49,8 +49,8 @@ def with_context(user: UserState, context: tuple[str, ...], now: float) -> UserS
 def known_rows(user: UserState, facts: Facts) -> tuple[int, ...]:
     """Rows of the items that the user met, newest first, each once."""
     met = [slot.item_id for slot in user.interactions] + [slot.other_id for slot in user.reviews]
-    rows = (facts.row_of.get(item_id) for item_id in met)
-    return tuple(dict.fromkeys(row for row in rows if row is not None))
+    rows = dict.fromkeys(map(facts.row_of.get, met))  # the first of equal ones stays
+    return tuple(row for row in rows if row is not None)
 
 
 def _state(user_id: str, hydrated: Hydrated | None) -> UserState:

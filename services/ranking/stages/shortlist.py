@@ -8,7 +8,6 @@ requests are left to the others' ways.
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from services.ranking.stages.allowed import Allowed
 from services.ranking.stages.running import Running

@@ -105,7 +105,7 @@ async def opened(graph: GraphDouble | None = None) -> AsyncIterator[World]:
     catalogue = Catalogue(client, inference, rehearse, fetch_items=8, encode_items=3)
     cache = UserCache(1_000_000, 60.0)
     limits = Limits(16, 0.005, 5.0, 256)
-    hydrate = Hydrate(client, catalogue, cache, 0.25, 256, limits)
+    hydrate = Hydrate(client, catalogue, cache, 0.5, 256, limits)
     pipeline = Pipeline(
         hydrate,
         catalogue,
