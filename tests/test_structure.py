@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [p for folder in ("services", "shared") for p in (ROOT / folder).rglob("*.py") if "pb" not in p.parts]
+OF_FAUST = ("faust_intake", "faust_session", "faust_fetches")  # an agent of one's own would lose messages (streams.py)
 INFRASTRUCTURE = {"aiokafka", "faust", "grpc", "qdrant_client", "qdrant_edge", "openai"}
 
 
@@ -34,6 +35,8 @@ def test_imports_follow_the_tree(path: Path) -> None:
         assert not [i for i in found if i.split(".")[0] == "services"], "shared never imports services"
     if parts[:2] in (("shared", "models"), ("shared", "graph")):
         assert not [i for i in found if i.split(".")[0] in INFRASTRUCTURE], "models know no infrastructure"
+    if path.stem not in OF_FAUST:
+        assert not [i for i in found if i.split(".")[0] == "faust"], "shared/streams.py is the only way to Faust"
     assert not [i for i in found if i.split(".")[0] in ("pickle", "dill", "joblib", "shelve", "marshal")]
 
 

@@ -1,7 +1,8 @@
 """Opinions and embeddings of a review file: the extractor's job is run once a file, and its event log is kept.
 
-A log's name is what it depends on: the files' bytes, the space, who extracts. A folder of that name is whole: the job
-writes into another one, which is renamed when it has ended well. One process at a time works on a name.
+A log's name is what it depends on: the files' bytes, the space, who extracts, its weights and prompts. A folder of that
+name is whole: the job writes into another one, which is renamed when it has ended well. One process at a time works on
+a name.
 """
 
 import fcntl
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Final
 
@@ -20,6 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared import archive, logs
 
 JOB: Final = "services.extractor.backfill"
+LEARNT: Final = ("*.safetensors", "*.txt")
 PROVIDER: Final = "FINESTREAM_EXTRACTOR_PROVIDER"
 log = logs.get(__name__)
 
@@ -65,9 +68,16 @@ def digest(path: Path) -> str:
 
 
 def _key(reviews: Path, items: Path | None, space: str, by: Extractor) -> str:
-    files = (digest(reviews), digest(items) if items else "")
+    files = (digest(reviews), digest(items) if items else "", *map(digest, _learnt()))
     told = [str(archive.FORMAT), *files, space, by.provider, by.embeddings, str(by.version)]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:24]
+
+
+def _learnt() -> list[Path]:
+    """The extractor's weights and prompts."""
+    found = find_spec(JOB)
+    folder = Path(found.origin).parent if found and found.origin else Path()
+    return sorted(path for kind in LEARNT for path in folder.rglob(kind))
 
 
 @contextmanager

@@ -46,7 +46,17 @@ def test_a_file_is_extracted_once_and_again_when_anything_that_it_depends_on_cha
     found.add(extracted.extracted(reviews, None, SPACE, cache))
     reviews.write_text("well then")
     found.add(extracted.extracted(reviews, None, SPACE, cache))
-    assert len(found) == 6
+    weights = tmp_path / "weights.safetensors"
+    monkeypatch.setattr(extracted, "_learnt", lambda: [weights])
+    for learnt in ("a", "b"):
+        weights.write_text(learnt)
+        found.add(extracted.extracted(reviews, None, SPACE, cache))
+    assert len(found) == 8
+
+
+def test_the_extractors_weights_and_prompts_are_among_what_a_log_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extracted, "JOB", "services.extractor.backfill")
+    assert {"weights.safetensors", "prompt.txt"} <= {path.name for path in extracted._learnt()}
 
 
 @pytest.mark.parametrize("end", ["fail", "kill"])
