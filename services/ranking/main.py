@@ -7,17 +7,17 @@ from collections.abc import Callable
 
 import grpc
 
-from services.ranking import backoff, metrics
+from services.ranking import backoff, metrics, rules
 from services.ranking.batcher import Limits
 from services.ranking.catalogue import Catalogue
 from services.ranking.feed import Feed
 from services.ranking.generation import NO_RELEASE
 from services.ranking.graph import Graph
 from services.ranking.inference import Inference, device_of
+from services.ranking.operator_file import OperatorFile
 from services.ranking.pipeline import Pipeline
 from services.ranking.rehearsal import rehearse
 from services.ranking.requests import Arrangement
-from services.ranking.rules import RulesFile
 from services.ranking.servicer import Ranking
 from services.ranking.settings import RankingSettings
 from services.ranking.similar import Similar
@@ -57,7 +57,7 @@ class Service:
             s.bundles.url, s.bundle_cache, self.catalogue, self.inference, space=s.kafka.space,
             retry_seconds=s.bundle_retry_seconds,
         )  # fmt: skip
-        self.rules = RulesFile(s.rules)
+        self.rules = OperatorFile(s.rules, rules.read, rules.NO_RULES, metrics.RULES_FAILURES)
         self.producer = kafka.Producer(s.kafka, linger_ms=20)
         self.impressions = Impressions(self.producer, s.impressions_buffer) if s.impressions else None
         hydrate = Hydrate(graph, self.catalogue, cache, s.hydrate_timeout_seconds, s.queue_limit)
