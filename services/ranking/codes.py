@@ -63,6 +63,11 @@ class Codes:
         """With the room for more rows."""
         return sum(column.nbytes for column in (self._codes, *self._rows, *self._blocks))
 
+    @property
+    def row_bytes(self) -> float:
+        """What one row more takes, without room."""
+        return sum(column[:1].nbytes for column in (self._codes, *self._rows, *self._blocks)) / BLOCK
+
     def follow(self, table: ItemTable, rows: Tensor) -> None:
         """Make these rows (M,) of the table anew, and with them their blocks; those behind the last one must be among
         them."""

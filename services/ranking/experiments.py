@@ -21,7 +21,6 @@ users in the same way, from the two ends of one order, which three cannot.
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -67,16 +66,13 @@ class Experiment:
     """A plan in force."""
 
     def __init__(self, plan: Plan) -> None:
-        on = [variant for variant in plan.variants if variant.share > 0]
         self.name = plan.name
-        self.shown = [variant for variant in on if not variant.shadow]
-        self.shadows = [variant for variant in on if variant.shadow]
+        self.variants = [variant for variant in plan.variants if variant.share > 0]
+        self.shown = [variant for variant in self.variants if not variant.shadow]
+        self.shadows = [variant for variant in self.variants if variant.shadow]
+        self.bundles = frozenset(variant.bundle for variant in self.variants)
         self._salt = plan.salt or plan.name
         self._owners = dealt(self.shown) if self.shown else []
-
-    @cached_property
-    def bundles(self) -> frozenset[str]:
-        return frozenset(variant.bundle for variant in [*self.shown, *self.shadows])
 
     def variant_of(self, user_id: str) -> Variant | None:
         """None: the control."""

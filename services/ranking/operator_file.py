@@ -10,7 +10,6 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 import yaml
-from prometheus_client import Counter
 
 from shared import logs
 from shared.service import Heartbeat
@@ -44,12 +43,12 @@ def read(path: Path, kind: type[T]) -> T:
 
 
 class OperatorFile(Generic[T]):
-    """What the file says, as `parse` makes it; `none` where there is no file. `refused` counts the wrong ones.
+    """What the file says, as `parse` makes it; `none` where there is no file. `refused` is told of each wrong one.
 
     Raises BadFile, which the settings have looked for before.
     """
 
-    def __init__(self, path: Path | None, parse: Callable[[Path], T], none: T, refused: Counter) -> None:
+    def __init__(self, path: Path | None, parse: Callable[[Path], T], none: T, refused: Callable[[], None]) -> None:
         self._path = path
         self._parse = parse
         self._refused = refused
@@ -73,7 +72,7 @@ class OperatorFile(Generic[T]):
         try:
             self.current = self._parse(self._path)
         except BadFile as error:
-            self._refused.inc()
+            self._refused()
             log.error("the file is refused; what was read before it stays", error=str(error))
         else:
             log.info("the file was read again", path=str(self._path))

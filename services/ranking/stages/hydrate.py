@@ -70,7 +70,7 @@ class Hydrate:
 
     @property
     def _space(self) -> str:
-        return self._catalogue.current.release.space
+        return self._catalogue.space
 
     async def _fetch(self, user_ids: Iterable[str], space: str) -> dict[str, Node]:
         """The states of users; none where graph_updater does not answer: the last known ones are at hand."""

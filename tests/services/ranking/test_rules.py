@@ -81,7 +81,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def followed(path: Path) -> OperatorFile[Rules]:
-    return OperatorFile(path, read, NO_RULES, metrics.RULES_FAILURES)
+    return OperatorFile(path, read, NO_RULES, metrics.RULES_FAILURES.inc)
 
 
 def refused() -> float:
