@@ -188,7 +188,7 @@ class Impression(Struct, frozen=True, gc=False, kw_only=True):
 
     `propensities[p]` is the probability with which `policy` shows item_ids[p] at place p, given the candidates; none
     where chance took no part. `explored` are the places, from 0, that were given away by chance, `pinned` those
-    that a rule gave away.
+    that a rule gave away. `variant` is whose bundle ranked it in an experiment; empty: the current one, as without any.
     """
 
     request_id: Id
@@ -198,6 +198,7 @@ class Impression(Struct, frozen=True, gc=False, kw_only=True):
     rung: str
     model_version: str
     policy: str = ""
+    variant: str = ""
     propensities: list[Annotated[float, Meta(gt=0, le=1)]] = msgspec.field(default_factory=list)
     explored: list[Annotated[int, Meta(ge=0)]] = msgspec.field(default_factory=list)
     pinned: list[Annotated[int, Meta(ge=0)]] = msgspec.field(default_factory=list)

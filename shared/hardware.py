@@ -1,4 +1,4 @@
-"""What this machine has: in words, for figures, and how many threads are of use."""
+"""What this machine has: in words, for figures, how many threads are of use, and how much memory is free."""
 
 import os
 import platform
@@ -25,3 +25,17 @@ def quota(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Whole cores that a container's quota gives; a thread more would wait for the next period."""
     told = limit.read_text().split() if limit.exists() else ["max"]
     return sys.maxsize if told[0] == "max" else int(told[0]) // int(told[1])
+
+
+def free_memory(limit: int = 0, cgroup: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Bytes that this process may still take, and the machine has available; negative where it holds too many already.
+
+    `limit`: how many it may hold; 0: what its control group (v2) says, or all that the machine has.
+    """
+    told = cgroup.read_text().strip() if cgroup.exists() else "max"
+    page = os.sysconf("SC_PAGE_SIZE")
+    most = limit or (page * os.sysconf("SC_PHYS_PAGES") if told == "max" else int(told))
+    held = page * int(Path("/proc/self/statm").read_text().split()[1])
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    available = next(1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:")
+    return min(most - held, available)

@@ -93,7 +93,9 @@ def test_a_metric_is_named_by_the_conventions_and_bounded(metric: Metric) -> Non
     if metric.kind == "counter":
         assert "total" not in words, "the client library adds _total"
     else:
-        assert words[-1].endswith("s") or words[-1] in STATES, "a name ends in seconds, bytes, or what is counted"
+        assert words[-1].endswith("s") or words[-1] in (*STATES, "ratio"), (
+            "a name ends in seconds, bytes, ratio, or what is counted"
+        )
         assert not metric.name.endswith("_total"), "_total is a counter's"
     assert not UNBOUNDED & metric.labels, "a label with a user or an item makes a series of each"
 

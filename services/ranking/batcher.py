@@ -60,6 +60,7 @@ class MicroBatcher(Generic[Q, A]):
         self._limits = limits
         self._waiting: deque[Ticket[Q, A]] = deque()
         self._arrived = asyncio.Event()
+        self._rest = asyncio.Event()  # nothing waits and nothing is worked on
         self._workers: list[asyncio.Task[None]] = []
         self._begun: list[float] = []  # when each batch began that is being worked on
         self._batch_seconds = 0.0
@@ -67,7 +68,13 @@ class MicroBatcher(Generic[Q, A]):
         self._batch_size = metrics.BATCH_SIZE.labels(name)
         self._name = name
 
+    async def rest(self) -> None:
+        """Return when nothing waits and nothing is worked on."""
+        while not self._rest.is_set():
+            await self._rest.wait()
+
     def start(self) -> None:
+        self._rest.set()
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._limits.workers)]
 
     async def stop(self) -> None:
@@ -85,6 +92,7 @@ class MicroBatcher(Generic[Q, A]):
         self._waiting.append(ticket)
         self._queue_length.set(len(self._waiting))
         self._arrived.set()
+        self._rest.clear()
         return await ticket.answer
 
     def admit(self, deadline: float) -> None:
@@ -108,6 +116,8 @@ class MicroBatcher(Generic[Q, A]):
             batch = await self._next()
             if batch:
                 await self._answer(batch)
+            if not self._waiting and not self._begun:
+                self._rest.set()
 
     async def _next(self) -> list[Ticket[Q, A]]:
         while not self._waiting:

@@ -1,13 +1,14 @@
 """The catalogue kept fresh: told of changes by item-states, it fetches, encodes and swaps in what changed.
 
 `tell` notes a change, `run` works changes off in small batches, `build` makes the generation of a new release
-beside the current one and swaps it in. Everything here runs in the event loop but the jobs it gives to the
-inference thread, so a ranking always sees whole rows and one generation.
+beside those that are there and swaps it in. Beside the current generation stand those of the bundles that an
+experiment wants (`want`); all are kept fresh by the same fetches. Everything here runs in the event loop but the jobs
+it gives to the inference thread, so a ranking always sees whole rows and one generation.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -52,7 +53,9 @@ class _Waiter:
 
 
 class Catalogue:
-    """`rehearse` runs a finished generation once, in the inference thread, and raises where it cannot serve."""
+    """`rehearse` runs a finished generation once, in the inference thread, and raises where it cannot serve.
+    `afford` is asked, when a generation has its first rows, whether there is room for so many; it raises where not.
+    """
 
     def __init__(
         self,
@@ -62,13 +65,17 @@ class Catalogue:
         *,
         fetch_items: int = 128,
         encode_items: int = 64,
+        afford: Callable[[Generation, int], None] = lambda _generation, _rows: None,
     ) -> None:
         self._graph = graph
         self._rehearse = rehearse
         self._inference = inference
         self._fetch_items = fetch_items
         self._encode_items = encode_items
+        self._afford = afford
         self._current = Generation(device=inference.device)
+        self._held = {self._current.release.version: self._current}  # replaced whole, in the inference thread
+        self._wanted: Set[str] = frozenset()
         self._pending: dict[str, _Pending] = {}
         self._changed = asyncio.Event()
         self._turn = asyncio.Lock()  # whoever changes the current generation, or replaces it
@@ -79,6 +86,15 @@ class Catalogue:
     def current(self) -> Generation:
         """What is served. A job of the inference thread must read it once, when it starts."""
         return self._current
+
+    def of(self, version: str) -> Generation | None:
+        """The generation of a bundle, where it is held. To be read as `current` is."""
+        return self._held.get(version)
+
+    @property
+    def space(self) -> str:
+        """That states must be asked for in, so that every generation can read them: one of "" reads no vectors."""
+        return next((held.release.space for held in self._held.values() if held.release.space), "")
 
     @property
     def pending(self) -> int:
@@ -96,7 +112,11 @@ class Catalogue:
         self._changed.set()
         withdrawn = [state.item_id for state in states if not state.available]
         if withdrawn:
-            await self._inference.run(lambda: self._current.facts.withdraw(withdrawn))
+            await self._inference.run(self._withdraw, withdrawn)
+
+    def _withdraw(self, item_ids: Sequence[str]) -> None:
+        for generation in self._held.values():
+            generation.facts.withdraw(item_ids)
 
     def _note(self, state: ItemState, live: bool) -> None:
         if self._touched is not None:
@@ -134,17 +154,18 @@ class Catalogue:
         async with self._turn:
             item_ids = list(islice(self._pending, self._fetch_items))
             told = {item_id: self._pending[item_id].version for item_id in item_ids}
-            nodes = await self._fetch(item_ids, self._current.release.space)
+            nodes = await self._fetch(item_ids, self.space)
             for part in _parts(nodes, self._encode_items):
-                await self._put(part)
+                for generation in list(self._held.values()):
+                    await self._put(generation, part)
             late = self._settle(told, {node.item_id: node.version for node in nodes})
         metrics.REFRESHED.inc(len(nodes))
         self._report()
         return late
 
-    async def _put(self, nodes: Sequence[ItemNode]) -> None:
+    async def _put(self, generation: Generation, nodes: Sequence[ItemNode]) -> None:
         try:
-            await self._inference.run(_put, self._current, nodes, self._withdrawn(nodes))
+            await self._inference.run(_put, generation, nodes, self._withdrawn(nodes))
         except Exception:
             # One item that the model cannot take must not keep the others out of the table.
             if len(nodes) == 1:
@@ -152,7 +173,7 @@ class Catalogue:
                 log.exception("the model cannot encode an item; its row stays as it was")
                 return
             for node in nodes:
-                await self._put([node])
+                await self._put(generation, [node])
 
     def _settle(self, told: Mapping[str, int], fetched: Mapping[str, int]) -> bool:
         late = False
@@ -181,7 +202,9 @@ class Catalogue:
                 waiter.reflected.set_result(None)
 
     def _reflects(self, item_id: str, waiter: _Waiter) -> bool:
-        return self._current.facts.reflects(item_id, waiter.partition, waiter.offset)
+        return all(
+            generation.facts.reflects(item_id, waiter.partition, waiter.offset) for generation in self._held.values()
+        )
 
     async def reflected(self, item_id: str, partition: int, offset: int) -> None:
         """Return once the item's row shows the record at that offset of `items`; cancel to stop waiting."""
@@ -196,11 +219,28 @@ class Catalogue:
             if not self._waiters[item_id]:
                 del self._waiters[item_id]
 
-    async def build(self, release: Release) -> None:
-        """Encode the whole catalogue for a release, then serve it. On any error the current one stays.
+    async def want(self, versions: Set[str]) -> None:
+        """Hold the generations of these bundles beside the current one, once they are built; let go of others."""
+        self._wanted = versions
+        async with self._turn:
+            await self._inference.run(self._hold, self._current)
+        self._report()
 
-        Raises what the model raises, and Unavailable, DeadlineExceeded or Overloaded where graph_updater does
-        not answer.
+    async def promote(self, version: str) -> bool:
+        """Make a generation that is held the current one; False where none is of this bundle."""
+        async with self._turn:
+            generation = self.of(version)
+            if generation is not None:
+                await self._inference.run(self._swap, generation, (), True)
+        self._report()
+        return generation is not None
+
+    async def build(self, release: Release, *, current: bool = True) -> None:
+        """Encode the whole catalogue for a release, then serve it: as the current one, or beside it where it is
+        wanted. On any error what is there stays.
+
+        Raises what the model raises, what `afford` raises, and Unavailable, DeadlineExceeded or Overloaded where
+        graph_updater does not answer.
         """
         generation = Generation(release, self._inference.device)
         self._touched = set()
@@ -211,14 +251,17 @@ class Catalogue:
                 touched, self._touched = self._touched, set()
                 await self._add(generation, sorted(touched))
                 withdrawn = [item_id for item_id, pending in self._pending.items() if not pending.available]
-                await self._inference.run(self._swap, generation, withdrawn)
+                await self._inference.run(self._swap, generation, withdrawn, current)
                 self._drop_satisfied()
         finally:
             self._touched = None
         self._report()
 
     async def _collect(self, generation: Generation) -> None:
-        await self._add(generation, sorted({*self._current.facts.item_ids, *self._pending}))
+        ids = sorted({*self._current.facts.item_ids, *self._pending})
+        await self._add(generation, ids[: self._encode_items])
+        await self._inference.run(self._afford, generation, len(ids))
+        await self._add(generation, ids[self._encode_items :])
         await self._inference.run(self._rehearse, generation)
 
     async def _catch_up(self, generation: Generation) -> None:
@@ -229,15 +272,20 @@ class Catalogue:
             touched, self._touched = self._touched, set()
             await self._add(generation, sorted(touched))
 
-    def _swap(self, generation: Generation, withdrawn: Sequence[str]) -> None:
+    def _swap(self, generation: Generation, withdrawn: Sequence[str], current: bool) -> None:
         # What was withdrawn after its state was fetched must not come back with the new generation.
         generation.facts.withdraw(withdrawn)
-        self._current = generation
+        if current:
+            self._current = generation
+        self._hold(generation)
+
+    def _hold(self, generation: Generation) -> None:
+        held = {**self._held, generation.release.version: generation}
+        self._held = {version: one for version, one in held.items() if one is self._current or version in self._wanted}
 
     def _drop_satisfied(self) -> None:
         for item_id, pending in list(self._pending.items()):
-            version = self._current.facts.version(item_id)
-            if version is not None and version >= pending.version:
+            if all(generation.facts.shows(item_id, pending.version) for generation in self._held.values()):
                 self._visible(item_id, self._pending.pop(item_id))
 
     async def _add(self, generation: Generation, ids: Sequence[str]) -> None:
@@ -261,7 +309,7 @@ class Catalogue:
         facts = self._current.facts
         metrics.PENDING_ITEMS.set(len(self._pending))
         metrics.TABLE_ROWS.set(len(facts))
-        metrics.TABLE_BYTES.set(self._current.table_bytes)
+        metrics.TABLE_BYTES.set(sum(generation.table_bytes for generation in self._held.values()))
         metrics.AVAILABLE_ROWS.set(int(facts.available.sum()))
 
 

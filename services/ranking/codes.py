@@ -68,6 +68,11 @@ class Codes:
         """No row is longer; infinite where some bound is."""
         return float((self._blocks[1] + self._blocks[2])[: -(-self._count // BLOCK)].amax())
 
+    @property
+    def row_bytes(self) -> float:
+        """What one row more takes, without room."""
+        return sum(column[:1].nbytes for column in (self._codes, *self._rows, *self._blocks)) / BLOCK
+
     def follow(self, table: ItemTable, rows: Tensor) -> None:
         """Make these rows (M,) of the table anew, and with them their blocks; those behind the last one must be among
         them."""

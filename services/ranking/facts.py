@@ -16,6 +16,7 @@ from shared.graph.fold import distinct_users
 from shared.graph.state import ItemNode
 
 FIRST_CAPACITY: Final = 1024
+ROW_BYTES: Final = 700  # about, as measured, without the opinions
 
 
 class Facts:
@@ -37,6 +38,11 @@ class Facts:
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    @property
+    def row_bytes(self) -> float:
+        """What one row more takes of the host's memory, about."""
+        return ROW_BYTES + sum(map(len, self._opinions)) / max(1, len(self))
 
     @property
     def available(self) -> Tensor:
@@ -65,10 +71,10 @@ class Facts:
             if row is not None:
                 self._available[row] = False
 
-    def version(self, item_id: str) -> int | None:
-        """The state's version that the row shows; None for an item without a row."""
+    def shows(self, item_id: str, version: int) -> bool:
+        """Whether the item's row is of that version of its state, or of a later one."""
         row = self.row_of.get(item_id)
-        return None if row is None else self.versions[row]
+        return row is not None and self.versions[row] >= version
 
     def reflects(self, item_id: str, partition: int, offset: int) -> bool:
         """Whether the item's description is the record at that offset of `items`, or a later one."""

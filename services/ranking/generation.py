@@ -49,6 +49,14 @@ class Generation:
         """Of the item table and its codes, with the room for more rows."""
         return (self.table.held_bytes if self.table else 0) + (self.codes.held_bytes if self.codes else 0)
 
+    @property
+    def row_bytes(self) -> float:
+        """Of one row of the item table and its codes, without room; 0 while there is none."""
+        if self.table is None or not len(self.table):
+            return 0.0
+        table, codes = self.table.held_bytes / len(self.table), self.codes
+        return table + (codes.row_bytes if codes else 0.0)
+
     def put(self, nodes: Sequence[ItemNode]) -> None:
         """Replace the rows of known items, append the new ones, in place: nobody reads between two batches.
 

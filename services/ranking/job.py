@@ -43,6 +43,9 @@ class Job:
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
     # Hydrate
     hydrated: Hydrated | None = None
+    # Assign
+    variant: str = ""  # of the experiment; empty: the control
+    detour: str = ""  # why the user's own variant does not rank it
     # Ladder
     user: UserState = field(default_factory=lambda: UserState(""))  # the context included
     history: tuple[int, ...] = ()  # rows of the user's items, newest first

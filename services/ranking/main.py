@@ -8,17 +8,18 @@ from dataclasses import replace
 
 import grpc
 
-from services.ranking import backoff, metrics
+from services.ranking import backoff, experiments, metrics, rules
 from services.ranking.batcher import Limits
 from services.ranking.catalogue import Catalogue
 from services.ranking.feed import Feed
 from services.ranking.generation import NO_RELEASE
 from services.ranking.graph import Graph
 from services.ranking.inference import Inference, device_of
+from services.ranking.memory import Memory
+from services.ranking.operator_file import OperatorFile
 from services.ranking.pipeline import Pipeline
 from services.ranking.rehearsal import rehearse
 from services.ranking.requests import Arrangement
-from services.ranking.rules import RulesFile
 from services.ranking.servicer import Ranking
 from services.ranking.settings import RankingSettings
 from services.ranking.similar import Similar
@@ -49,16 +50,21 @@ class Service:
         self.inference = Inference(device_of(s.device), s.torch_threads or cores())
         self.channel = rpc.channel(s.graph.address, s.grpc)
         graph = Graph(self.channel)
+        memory = Memory(s.memory_bytes, self.inference.device)
         self.catalogue = Catalogue(
-            graph, self.inference, rehearse, fetch_items=s.fetch_items, encode_items=s.encode_items
-        )
+            graph, self.inference, rehearse, fetch_items=s.fetch_items, encode_items=s.encode_items,
+            afford=memory.afford_rows,
+        )  # fmt: skip
         cache = UserCache(s.user_cache_bytes, s.user_cache_seconds)
         self.feed = Feed(s.kafka, self.catalogue.tell, cache.forget)
+        self.experiments = OperatorFile(
+            s.experiments, experiments.read, experiments.NO_EXPERIMENT, metrics.EXPERIMENTS_FAILURES.inc
+        )
         self.swapper = Swapper(
-            s.bundles.url, s.bundle_cache, self.catalogue, self.inference, space=s.kafka.space,
-            retry_seconds=s.bundle_retry_seconds,
+            s.bundles.url, s.bundle_cache, self.catalogue, self.inference, memory, space=s.kafka.space,
+            retry_seconds=s.bundle_retry_seconds, experiment=lambda: self.experiments.current,
         )  # fmt: skip
-        self.rules = RulesFile(s.rules)
+        self.rules = OperatorFile(s.rules, rules.read, rules.NO_RULES, metrics.RULES_FAILURES.inc)
         self.producer = kafka.Producer(s.kafka, linger_ms=20)
         self.impressions = Impressions(self.producer, s.impressions_buffer) if s.impressions else None
         reads = Limits(s.batch_size, s.batch_wait_seconds, s.queue_age_seconds, s.queue_limit, READS_AT_ONCE)
@@ -68,7 +74,7 @@ class Service:
         self.pipeline = Pipeline(
             hydrate, self.catalogue, self.inference, self.impressions, batches,
             tile_items=s.tile_items, pool_items=s.pool_items, new_item_users=s.new_item_users,
-            rules=lambda: self.rules.current,
+            rules=lambda: self.rules.current, experiment=lambda: self.experiments.current,
         )  # fmt: skip
         self.similar = Similar(self.catalogue, self.inference, batches, s.tile_items)
 
@@ -78,6 +84,7 @@ class Service:
         await self.producer.start()
         await self.feed.start(heart("feed"))
         await self._first_generation()
+        await self.swapper.look_beside()
         self.pipeline.start()
         self.similar.start()
         if self.impressions:
@@ -105,6 +112,7 @@ class Service:
             group.create_task(self.catalogue.run(heart("catalogue")))
             group.create_task(self.swapper.run(self.settings.bundle_poll_seconds, heart("bundles")))
             group.create_task(self.rules.run(self.settings.rules_poll_seconds, heart("rules")))
+            group.create_task(self.experiments.run(self.settings.experiments_poll_seconds, heart("experiments")))
             group.create_task(self._pulse(heart("inference")))
 
     async def _pulse(self, heart: Heartbeat) -> None:

@@ -1,26 +1,42 @@
 """A ranking, as a list of stages:
 
-    Hydrate → Ladder → Source → Filter → Score → Boost → Select → Pin → Diversify → Explore → Explain →
+    Hydrate → Assign → Ladder → Source → Filter → Score → Boost → Select → Pin → Diversify → Explore → Explain →
     Respond → SideEffect
 
 Hydrate and SideEffect wait for others, so they run in the event loop. The rest is one job of the inference thread for
-all whose states have come while it worked on those before them.
+all whose states have come while it worked on those before them. After Assign the requests of each generation go on by
+themselves.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Final
 
 from services.ranking import metrics
 from services.ranking.batcher import Limits, MicroBatcher, Ticket
 from services.ranking.catalogue import Catalogue
+from services.ranking.experiments import CONTROL, NO_EXPERIMENT, Experiment
 from services.ranking.generation import Generation
 from services.ranking.inference import Inference
 from services.ranking.job import NAME_OF_RUNG, POPULAR, Hydrated, Job
 from services.ranking.requests import Query
 from services.ranking.rules import Rules
-from services.ranking.stages import diversify, explain, explore, filter, ladder, pin, respond, score, select, source
+from services.ranking.shadow import Shadow
+from services.ranking.stages import (
+    assign,
+    diversify,
+    explain,
+    explore,
+    filter,
+    ladder,
+    pin,
+    respond,
+    score,
+    select,
+    source,
+)
 from services.ranking.stages.boost import Boosts
 from services.ranking.stages.hydrate import Hydrate
 from services.ranking.stages.side_effect import Impressions
@@ -28,8 +44,6 @@ from shared.errors import Unavailable
 from shared.pb.finestream.v1 import ranking_pb2
 
 MAX_HYDRATIONS: Final = 3  # a state is of one space; a bundle of another space may come in between
-
-_ANSWERS: Final = {rung: metrics.ANSWERS.labels(name) for rung, name in NAME_OF_RUNG.items()}
 
 
 class Pipeline:
@@ -45,6 +59,7 @@ class Pipeline:
         pool_items: int,
         new_item_users: int,
         rules: Callable[[], Rules],
+        experiment: Callable[[], Experiment] = lambda: NO_EXPERIMENT,
     ) -> None:
         self._hydrate = hydrate
         self._catalogue = catalogue
@@ -54,15 +69,19 @@ class Pipeline:
         self._pool_items = pool_items
         self._new_item_users = new_item_users
         self._rules = rules
+        self._experiment = experiment
         self._boosts = Boosts()
         self._together: MicroBatcher[Job, ranking_pb2.RankResponse | None] = MicroBatcher("rank", self._answer, limits)
+        self._shadow = Shadow(experiment, catalogue, inference, self._rank_by, self._together.rest)
 
     def start(self) -> None:
         self._hydrate.start()
         self._together.start()
+        self._shadow.start()
 
     async def stop(self) -> None:
         await self._hydrate.stop()
+        await self._shadow.stop()
         await self._together.stop()
 
     def admit(self, deadline: float) -> None:
@@ -86,22 +105,41 @@ class Pipeline:
 
     async def _hydrated(self, job: Job) -> Hydrated:
         if job.query.after:
-            with _timed("wait", job.seconds):
-                return await self._hydrate.reflecting(job.query, job.deadline)
-        with _timed("hydrate", job.seconds):
-            return await self._hydrate.state(job.query, job.deadline)
+            stage, state = "wait", self._hydrate.reflecting(job.query, job.deadline)
+        else:
+            stage, state = "hydrate", self._hydrate.state(job.query, job.deadline)
+        with _timed(stage, job.seconds):
+            hydrated = await state
+        metrics.STAGE[stage].observe(job.seconds[stage])
+        return hydrated
 
     async def _answer(self, tickets: Sequence[Ticket[Job, ranking_pb2.RankResponse | None]]) -> None:
+        jobs = [ticket.query for ticket in tickets]
         for ticket in tickets:
             metrics.STAGE["queue"].observe(ticket.waited)
             ticket.query.seconds["queue"] = ticket.waited
-        await self._inference.run(self._rank_now, [ticket.query for ticket in tickets])
+        await self._inference.run(self._rank_now, jobs)
         for ticket in tickets:
             ticket.settle(ticket.query.response)
+        self._shadow.offer(jobs)
 
     def _rank_now(self, all_jobs: Sequence[Job]) -> None:
-        generation, now, rules = self._catalogue.current, time.time(), self._rules()
-        jobs = [job for job in all_jobs if job.hydrated and job.hydrated.space == generation.release.space]
+        assigning: dict[str, float] = {}
+        with _timed("assign", assigning):
+            ranked_by = assign.assign(all_jobs, self._experiment(), self._catalogue)
+        metrics.STAGE["assign"].observe(assigning["assign"])
+        for generation, jobs in ranked_by.items():
+            began = time.perf_counter()
+            took = self._rank_by(generation, jobs)
+            for variant in {job.variant for job in jobs}:
+                metrics.VARIANT_SECONDS.labels(variant or CONTROL).observe(time.perf_counter() - began)
+            for stage, seconds in took.items():
+                metrics.STAGE[stage].observe(seconds)
+            respond.tell_timings(jobs, assigning | took)
+
+    def _rank_by(self, generation: Generation, jobs: list[Job]) -> dict[str, float]:
+        """Fill in the responses, all by one generation; returns the seconds of the stages."""
+        now, rules = time.time(), self._rules()
         took: dict[str, float] = {}
         with _timed("ladder", took):
             ladder.place(jobs, generation, now)
@@ -122,7 +160,7 @@ class Pipeline:
             explain.explain(jobs, generation)
         with _timed("respond", took):
             respond.respond(jobs, generation)
-        respond.tell_timings(jobs, took)
+        return took
 
     def _score_and_select(
         self, jobs: Sequence[Job], generation: Generation, now: float, rules: Rules, took: dict[str, float]
@@ -155,16 +193,20 @@ class Pipeline:
             select.fill(jobs, scores, generation.facts.available, self._tile_items)
 
     def _side_effect(self, query: Query, response: ranking_pb2.RankResponse) -> None:
-        _ANSWERS[response.rung].inc()
+        _counts(response.rung, response.variant)()
         if self._impressions:
             self._impressions.offer(query.user_id, response)
 
 
+@cache
+def _counts(rung: "ranking_pb2.Rung", variant: str) -> Callable[[], None]:
+    """What counts an answer: labels() takes longer than counting."""
+    return metrics.ANSWERS.labels(NAME_OF_RUNG[rung], variant or CONTROL).inc
+
+
 @contextmanager
 def _timed(stage: str, took: dict[str, float]) -> Iterator[None]:
-    """Observe a stage's seconds, and add them to those it `took`."""
+    """Add a stage's seconds to those it `took`."""
     started = time.perf_counter()
     yield
-    seconds = time.perf_counter() - started
-    metrics.STAGE[stage].observe(seconds)
-    took[stage] = took.get(stage, 0.0) + seconds
+    took[stage] = took.get(stage, 0.0) + time.perf_counter() - started

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.ranking import rules
+from services.ranking import experiments, rules
 from services.ranking.requests import ExplorationMethod
 from shared.models.diversity import Method
 from shared.settings import BundleSettings, GraphClientSettings, ServiceSettings
@@ -56,6 +56,13 @@ class RankingSettings(ServiceSettings):
     rules: Path | None = Field(None, description="YAML or JSON file of pins, boosts and quotas; none: no rules")
     rules_poll_seconds: float = Field(1.0, gt=0, le=3600, description="how often the file of rules is looked at")
 
+    experiments: Path | None = Field(
+        None, description="YAML or JSON file of an experiment: variants, their shares and bundles; none: no experiment"
+    )
+    experiments_poll_seconds: float = Field(
+        1.0, gt=0, le=3600, description="how often the file of experiments is looked at"
+    )
+
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
     torch_threads: int = Field(
         1, ge=0, le=256, description="of one inference on the CPU; 0: one for each core that this process may use"
@@ -67,6 +74,11 @@ class RankingSettings(ServiceSettings):
     bundle_poll_seconds: float = Field(1.0, gt=0, le=3600, description="how often current.json is read")
     bundle_retry_seconds: float = Field(30.0, gt=0, le=86_400, description="until a refused bundle is tried again")
     bundle_cache: Path = Field(Path(".run/bundle-cache"), description="where fetched bundles are kept")
+    memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="that this process may hold, else a bundle is refused; 0: the container's limit, or all there is",
+    )
 
     impressions: bool = Field(True, description="write what was shown to the impressions topic")
     impressions_buffer: int = Field(10_000, ge=1, le=10_000_000, description="impressions that wait; more are dropped")
@@ -76,4 +88,11 @@ class RankingSettings(ServiceSettings):
     def _are_rules(cls, path: Path | None) -> Path | None:
         if path is not None:
             rules.read(path)  # so that a wrong file is told before anything is started
+        return path
+
+    @field_validator("experiments")
+    @classmethod
+    def _are_experiments(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            experiments.read(path)
         return path

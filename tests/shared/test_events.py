@@ -24,11 +24,11 @@ def refused(topic: str, value: bytes | None) -> InvalidEvent:
     return caught.value
 
 
-def test_impressions_of_before_there_was_exploration_are_read() -> None:
+def test_impressions_of_before_there_was_exploration_or_an_experiment_are_read() -> None:
     old = {"request_id": "q", "user_id": "u", "ts": NOW, "item_ids": ["i"], "rung": "full", "model_version": "v"}
     read = events.decode(topics.IMPRESSIONS, json.dumps(old).encode(), NOW)
     assert isinstance(read, events.Impression)
-    assert (read.policy, read.propensities, read.explored) == ("", [], [])
+    assert (read.policy, read.variant, read.propensities, read.explored) == ("", "", [], [])
 
 
 @pytest.mark.parametrize(

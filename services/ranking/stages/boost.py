@@ -1,10 +1,13 @@
 """Boost: the rules' factors and offsets in the score itself, so that they count in the whole catalogue."""
 
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor
 
 from services.ranking.facts import Facts
-from services.ranking.rules import NO_RULES, Boost, Rules
+from services.ranking.rules import Boost, Rules
 from services.ranking.stages.score import Rows, Scores
 
 
@@ -19,32 +22,37 @@ class Boosted:
         return torch.where(scores > 0, scores * by, scores / by).add_(self._offset[rows])
 
 
+class _Made(NamedTuple):
+    rules: Rules
+    revision: int
+    factor: Tensor  # (N,)
+    offset: Tensor
+
+
 class Boosts:
     """What the rules do to each row, kept until the rules or the catalogue change. In the inference thread only."""
 
     def __init__(self) -> None:
-        self._made_of: tuple[Rules, Facts | None, int] = (NO_RULES, None, 0)
-        self._factor = torch.ones(0)  # (N,)
-        self._offset = torch.zeros(0)
+        self._made: WeakKeyDictionary[Facts, _Made] = WeakKeyDictionary()  # of each generation
 
     def on(self, scores: Scores, facts: Facts, rules: Rules, *, offsets: bool = True) -> Scores:
         """The scores with each raised or lowered; `offsets` False: by factors alone."""
         if not rules.boosts:
             return scores
-        self._look(facts, rules)
-        return Boosted(scores, self._factor, self._offset if offsets else torch.zeros_like(self._offset))
+        made = self._made.get(facts)
+        if made is None or made.rules is not rules or made.revision != facts.revision:
+            made = self._made[facts] = _make(facts, rules)
+        return Boosted(scores, made.factor, made.offset if offsets else torch.zeros_like(made.offset))
 
-    def _look(self, facts: Facts, rules: Rules) -> None:
-        made_of = (rules, facts, facts.revision)
-        if self._made_of[0] is rules and self._made_of[1:] == made_of[1:]:
-            return
-        self._factor = torch.ones(len(facts), device=facts.available.device)
-        self._offset = torch.zeros_like(self._factor)
-        for boost in rules.boosts:
-            rows = torch.tensor(_rows(boost, facts), dtype=torch.int64, device=self._factor.device)
-            self._factor[rows] *= boost.factor
-            self._offset[rows] += boost.offset
-        self._made_of = made_of
+
+def _make(facts: Facts, rules: Rules) -> _Made:
+    factor = torch.ones(len(facts), device=facts.available.device)
+    offset = torch.zeros_like(factor)
+    for boost in rules.boosts:
+        rows = torch.tensor(_rows(boost, facts), dtype=torch.int64, device=factor.device)
+        factor[rows] *= boost.factor
+        offset[rows] += boost.offset
+    return _Made(rules, facts.revision, factor, offset)
 
 
 def _rows(boost: Boost, facts: Facts) -> list[int]:

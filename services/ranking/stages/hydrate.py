@@ -61,7 +61,7 @@ class Hydrate:
 
     @property
     def _space(self) -> str:
-        return self._catalogue.current.release.space
+        return self._catalogue.space
 
     async def _read(self, tickets: Sequence[Ticket[str, Hydrated | None]]) -> None:
         """None where graph_updater does not answer: the last known states are at hand."""

@@ -22,11 +22,12 @@ def respond(jobs: list[Job], generation: Generation) -> None:
         job.response = ranking_pb2.RankResponse(
             items=items,
             rung=job.rung,
-            rung_reason=job.reason,
+            rung_reason=job.reason or job.detour,
             model_version=generation.release.version,
             watermark=job.watermark,
             request_id=job.request_id,
             policy=job.policy,
+            variant=job.variant,
             next_page_token=_next_page(job, items),
         )
 

@@ -54,6 +54,7 @@ class Impressions:
             rung=NAME_OF_RUNG[response.rung],
             model_version=response.model_version,
             policy=response.policy,
+            variant=response.variant,
             propensities=[item.propensity for item in response.items] if response.policy else [],
             explored=_places(response, EXPLORED),
             pinned=_places(response, PINNED),

@@ -11,6 +11,7 @@ import pytest
 
 from services.ranking.batcher import Limits
 from services.ranking.catalogue import Catalogue
+from services.ranking.experiments import NO_EXPERIMENT, Experiment
 from services.ranking.generation import Release
 from services.ranking.graph import Graph
 from services.ranking.inference import Inference
@@ -44,6 +45,7 @@ class World:
     cache: UserCache
     similar: Similar
     rules: Rules = NO_RULES
+    experiment: Experiment = NO_EXPERIMENT
 
     async def rank(self, user_id: str, k: int = 10, seconds: float = SECONDS, **rest: Any) -> ranking_pb2.RankResponse:
         return await self.pipeline.rank(Query(user_id, k, **rest), time.monotonic() + seconds)
@@ -116,6 +118,7 @@ async def opened(graph: GraphDouble | None = None) -> AsyncIterator[World]:
         pool_items=20,
         new_item_users=10,
         rules=lambda: world.rules,
+        experiment=lambda: world.experiment,
     )
     similar = Similar(catalogue, inference, limits, 7)
     world = World(graph, catalogue, pipeline, inference, cache, similar)

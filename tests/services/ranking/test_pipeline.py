@@ -199,8 +199,8 @@ async def test_timings_are_told_to_who_asks_for_them(world: World) -> None:
     world.graph.put(user_of("u", ["i3"]))
     asked, not_asked = await asyncio.gather(world.rank("u", timings=True), world.rank("u"))
     assert [timing.stage for timing in asked.timings] == [
-        "hydrate", "queue", "ladder", "source", "filter", "score", "select", "diversify", "explore", "explain",
-        "respond",
+        "hydrate", "queue", "assign", "ladder", "source", "filter", "score", "select", "diversify", "explore",
+        "explain", "respond",
     ]  # fmt: skip
     assert all(0.0 <= timing.seconds < SECONDS for timing in asked.timings)
     assert not not_asked.timings
@@ -246,9 +246,9 @@ async def test_filters_never_leak_and_an_answer_does_not_depend_on_who_shares_th
         await stocked(world)
         await world.publish()
         world.graph.put(*(user_of(user, items) for user, items in HISTORIES.items() if items))
-    versions = world.catalogue.current.facts.version
+    facts = world.catalogue.current.facts
     await world.stock([
-        item_of(i, (versions(i) or 0) + 1, users=n, categories=[f"c{n % 3}"], available=i not in withdrawn)
+        item_of(i, facts.versions[facts.row_of[i]] + 1, users=n, categories=[f"c{n % 3}"], available=i not in withdrawn)
         for n, i in enumerate(ITEMS)
     ])  # fmt: skip
     together = await asyncio.gather(*(world.rank(**request) for request in requests))

@@ -14,7 +14,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from shared import events, rpc, topics
+from services.ranking import experiments
+from shared import bundle, events, rpc, topics
 from shared.kafka import Producer
 from shared.pb.finestream.v1 import ranking_pb2, ranking_pb2_grpc
 from shared.pb.finestream.v1.position_pb2 import Position
@@ -59,10 +60,13 @@ class Client:
 
 
 @asynccontextmanager
-async def running(graph: GraphDouble, folder: Path, url: str, *, ready: bool = True) -> AsyncIterator[Client]:
+async def running(
+    graph: GraphDouble, folder: Path, url: str, *, ready: bool = True, **environment: str
+) -> AsyncIterator[Client]:
     process = Running(
         "ranking", folder, FINESTREAM_GRAPH_ADDRESS=f"127.0.0.1:{graph.port}", FINESTREAM_BUNDLES_URL=url,
         FINESTREAM_RANKING_BUNDLE_CACHE=str(folder / "cache"), FINESTREAM_RANKING_BUNDLE_POLL_SECONDS="0.1",
+        **environment,
     )  # fmt: skip
     try:
         if ready:
@@ -180,6 +184,88 @@ async def _written(settings: KafkaSettings, request_ids: set[str]) -> bool:
     return request_ids <= {i.request_id for i in impressions if isinstance(i, events.Impression)}
 
 
+async def test_an_experiment_deals_users_to_two_bundles_until_it_is_switched_off(
+    graph: GraphDouble, producer: Producer, kafka_settings: KafkaSettings, tmp_path: Path
+) -> None:
+    publisher = Publisher(tmp_path)
+    first, second = publisher.publish(), publisher.publish()
+    bundle.rollback(publisher.url, first)
+    file = tmp_path / "experiments.yaml"
+    _written_to(file, f"{{name: larger-model, variants: [{{name: larger, share: 0.4, bundle: {second}}}]}}")
+    users = [f"user {n}" for n in range(40)]
+    await announce(producer, graph, *(item_of(f"i{n}", users=n) for n in range(1, 6)))
+    graph.put(*(user_of(user, ["i5"]) for user in users))
+    settings = {
+        "FINESTREAM_RANKING_EXPERIMENTS": str(file), "FINESTREAM_RANKING_EXPERIMENTS_POLL_SECONDS": "0.1",
+    }  # fmt: skip
+
+    async def variants(client: Client) -> dict[str, str]:
+        answers = await asyncio.gather(*(client.rank(user) for user in users))
+        assert {(answer.variant, answer.model_version) for answer in answers} <= {("", first), ("larger", second)}
+        return {user: answer.variant for user, answer in zip(users, answers, strict=True)}
+
+    expected = {user: "larger" if experiments.read(file).variant_of(user) else "" for user in users}
+    assert set(expected.values()) == {"", "larger"}
+    async with running(graph, tmp_path, publisher.url, **settings) as client:
+        # from the first request on, the same for each user again and again
+        for _ in range(3):
+            assert await variants(client) == expected
+        counted = await client.metric("finestream_ranking_answers_total", rung="full", variant="larger")
+        assert counted == 3 * list(expected.values()).count("larger")
+        await until(lambda: _variants_written(kafka_settings, expected), 10, "the impressions say it")
+
+        # a wrong file changes nothing
+        _written_to(file, "{name: larger-model, variants: 7}")
+        refused = "finestream_ranking_experiments_failures_total"
+        await until(lambda: _counted(client, refused, 1), 10, "the file is refused")
+        assert await variants(client) == expected
+
+        # switched off: everybody is the control
+        _written_to(file, f"{{name: larger-model, variants: [{{name: larger, share: 0, bundle: {second}}}]}}")
+
+        async def nobody() -> bool:
+            return set((await variants(client)).values()) == {""}
+
+        await until(nobody, 10, "the experiment is over")
+
+        # and on again
+        _written_to(file, f"{{name: larger-model, variants: [{{name: larger, share: 0.4, bundle: {second}}}]}}")
+
+        async def again() -> bool:
+            return await variants(client) == expected
+
+        await until(again, 10, "the experiment is on again")
+
+    # a new process deals in the same way
+    async with running(graph, tmp_path, publisher.url, **settings) as client:
+        assert await variants(client) == expected
+
+
+def _written_to(path: Path, text: str) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+async def _variants_written(settings: KafkaSettings, expected: dict[str, str]) -> bool:
+    records = await read_topic(settings, topics.IMPRESSIONS)
+    impressions = [events.decode(topics.IMPRESSIONS, record.value) for record in records]
+    found = {i.user_id: i.variant for i in impressions if isinstance(i, events.Impression)}
+    return {user: found.get(user) for user in expected} == expected
+
+
+async def test_a_bundle_that_memory_would_not_hold_is_refused_by_the_process(
+    graph: GraphDouble, producer: Producer, tmp_path: Path
+) -> None:
+    publisher = Publisher(tmp_path)
+    await announce(producer, graph, *(item_of(f"i{n}", users=n) for n in range(1, 6)))
+    async with running(graph, tmp_path, publisher.url, FINESTREAM_RANKING_MEMORY_BYTES="1000000") as client:
+        publisher.publish()
+        name = "finestream_ranking_bundles_too_large_total"
+        await until(lambda: _counted(client, name, 1), 30, "it was refused")
+        assert (await client.rank()).model_version == ""
+
+
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("no user", {"user_id": ""}, "user_id is empty"),
     ("k of 0", {"user_id": "u", "k": 0}, "ask for 1 to 1000"),
@@ -232,6 +318,8 @@ async def _refused(call: Any, code: str, words: str) -> None:
         ("QUEUE_LIMIT", "0"),
         ("PORT", "70000"),
         ("RULES", "/none"),
+        ("EXPERIMENTS", "/none"),
+        ("MEMORY_BYTES", "-1"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

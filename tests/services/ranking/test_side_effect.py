@@ -43,11 +43,13 @@ async def test_an_impression_tells_who_was_shown_what_in_which_order_and_why() -
     sender = SenderDouble()
     impressions = Impressions(sender, 10)
     impressions.start()
-    impressions.offer("u", answer("r1"))
+    shown = answer("r1")
+    shown.variant = "larger"
+    impressions.offer("u", shown)
     await until(lambda: bool(sender.sent), 5, "it is written")
     (sent,) = sender.sent
     assert (sent.user_id, sent.request_id, sent.item_ids) == ("u", "r1", ["b", "a"])
-    assert (sent.rung, sent.model_version) == ("popular", "v1")
+    assert (sent.rung, sent.model_version, sent.variant) == ("popular", "v1", "larger")
     await impressions.stop()
 
 

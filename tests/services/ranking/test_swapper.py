@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from services.ranking.memory import Memory
 from services.ranking.swapper import Swapper
 from shared import bundle
 from shared.models.popularity import Popularity
 from tests.services.ranking.conftest import World
 from tests.services.ranking.doubles import NOW, item_of, user_of
 
+EVERYTHING = Memory(0, "cpu")
 META = bundle.Meta(kind="popularity", space="", data_from=NOW, data_timestamp=NOW)
 
 
@@ -23,7 +25,7 @@ class Publisher:
         self._folder = folder
 
     def publish(self) -> str:
-        return bundle.publish(self.url, self._model(), META)
+        return bundle.publish(self.url, self.model(), META)
 
     def publish_damaged(self) -> str:
         """As publish, but what current.json names never hashed right."""
@@ -36,7 +38,7 @@ class Publisher:
         pointer.write_bytes(named)
         return version
 
-    def _model(self) -> Path:
+    def model(self) -> Path:
         folder = self._folder / "model"
         folder.mkdir(exist_ok=True)
         Popularity("").save(folder)
@@ -63,9 +65,16 @@ async def swapper(world: World, publisher: Publisher, tmp_path: Path) -> Swapper
     return make(world, publisher, tmp_path)
 
 
-def make(world: World, publisher: Publisher, folder: Path, clock: Callable[[], float] = lambda: 0.0) -> Swapper:
+def make(
+    world: World,
+    publisher: Publisher,
+    folder: Path,
+    clock: Callable[[], float] = lambda: 0.0,
+    memory: Memory = EVERYTHING,
+) -> Swapper:
     return Swapper(
-        publisher.url, folder / "cache", world.catalogue, world.inference, space="here", retry_seconds=30.0, clock=clock
+        publisher.url, folder / "cache", world.catalogue, world.inference, memory, space="here", retry_seconds=30.0,
+        experiment=lambda: world.experiment, clock=clock,
     )  # fmt: skip
 
 
