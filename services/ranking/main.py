@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import grpc
 
-from services.ranking import backoff, metrics
+from services.ranking import backoff, metrics, rules
 from services.ranking.batcher import Limits
 from services.ranking.catalogue import Catalogue
 from services.ranking.feed import Feed
@@ -17,7 +17,6 @@ from services.ranking.inference import Inference, device_of
 from services.ranking.pipeline import Pipeline
 from services.ranking.rehearsal import rehearse
 from services.ranking.requests import Arrangement
-from services.ranking.rules import RulesFile
 from services.ranking.servicer import Ranking
 from services.ranking.settings import RankingSettings
 from services.ranking.similar import Similar
@@ -57,7 +56,7 @@ class Service:
             s.bundles.url, s.bundle_cache, self.catalogue, self.inference, space=s.kafka.space,
             retry_seconds=s.bundle_retry_seconds,
         )  # fmt: skip
-        self.rules = RulesFile(s.rules)
+        self.rules = rules.watched(s.rules) if s.rules else None
         self.producer = kafka.Producer(s.kafka, linger_ms=20)
         self.impressions = Impressions(self.producer, s.impressions_buffer) if s.impressions else None
         hydrate = Hydrate(graph, self.catalogue, cache, s.hydrate_timeout_seconds, s.queue_limit)
@@ -65,7 +64,7 @@ class Service:
         self.pipeline = Pipeline(
             hydrate, self.catalogue, self.inference, self.impressions, batches,
             tile_items=s.tile_items, pool_items=s.pool_items, new_item_users=s.new_item_users,
-            rules=lambda: self.rules.current,
+            rules=lambda: self.rules.current if self.rules else rules.NO_RULES,
         )  # fmt: skip
         self.similar = Similar(self.catalogue, self.inference, batches, s.tile_items)
 
@@ -101,7 +100,8 @@ class Service:
             group.create_task(self.feed.run(heart("feed")))
             group.create_task(self.catalogue.run(heart("catalogue")))
             group.create_task(self.swapper.run(self.settings.bundle_poll_seconds, heart("bundles")))
-            group.create_task(self.rules.run(self.settings.rules_poll_seconds, heart("rules")))
+            if self.rules:
+                group.create_task(self.rules.run(self.settings.rules_poll_seconds, heart("rules").beat))
             group.create_task(self._pulse(heart("inference")))
 
     async def _pulse(self, heart: Heartbeat) -> None:

@@ -13,22 +13,17 @@ an item are multiplied, then offsets added. An offset is in the model's scores, 
 only factors count. A wrong file at the start is one line and exit code 2; later the rules before it stay.
 """
 
-import asyncio
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import msgspec
-import yaml
 from msgspec import Meta, Struct
 
 from services.ranking import metrics
-from shared import logs
+from shared import watched_file
 from shared.events import Id
-from shared.service import Heartbeat
+from shared.watched_file import WatchedFile
 
-log = logs.get(__name__)
-MAX_BYTES: Final = 256 * 1024
 MAX_PINS: Final = 100
 MAX_RULES: Final = 1000  # boosts, and quotas
 
@@ -74,65 +69,11 @@ class Rules(Struct, frozen=True, forbid_unknown_fields=True):
 NO_RULES: Final = Rules()
 
 
-class BadRules(ValueError):
-    """One sentence for who wrote the file."""
-
-
 def read(path: Path) -> Rules:
-    """Raises BadRules."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise BadRules(f"{path} has more than {MAX_BYTES} bytes")
-        told: Any = yaml.safe_load(data)
-        return msgspec.convert({} if told is None else told, Rules)
-    except OSError as error:
-        raise BadRules(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadRules(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise BadRules(f"{path} is nested too deep to be read") from None
-    except msgspec.ValidationError as error:
-        raise BadRules(f"{path}: {error}") from None
+    """Raises BadFile."""
+    return watched_file.read(path, Rules) or NO_RULES
 
 
-class RulesFile:
-    """The rules in force. Raises BadRules, which the settings have looked for before."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self.current = NO_RULES
-        self._seen: tuple[int, ...] = ()
-        if path is not None:
-            self._seen, self.current = _mark(path), read(path)
-
-    async def run(self, poll_seconds: float, heart: Heartbeat) -> None:
-        """Look for ever."""
-        while True:
-            await asyncio.to_thread(self.look)
-            heart.beat()
-            await asyncio.sleep(poll_seconds)
-
-    def look(self) -> None:
-        """Read the file if it is another one; a wrong one is told once and changes nothing."""
-        if self._path is None or (mark := _mark(self._path)) == self._seen:
-            return
-        self._seen = mark
-        try:
-            self.current = read(self._path)
-        except BadRules as error:
-            metrics.RULES_FAILURES.inc()
-            log.error("the rules are refused; those before them stay", error=str(error))
-        else:
-            rules = self.current
-            log.info("rules", pins=len(rules.pins), boosts=len(rules.boosts), quotas=len(rules.quotas))
-
-
-def _mark(path: Path) -> tuple[int, ...]:
-    """What is another for another file; empty where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
+def watched(path: Path) -> WatchedFile[Rules]:
+    """Raises BadFile."""
+    return WatchedFile(path, read, metrics.RULES_FAILURES.inc)

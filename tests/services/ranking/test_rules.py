@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from services.ranking.requests import Arrangement
-from services.ranking.rules import BadRules, Boost, Pin, Quota, Rules, RulesFile, read
+from services.ranking.rules import Boost, Pin, Quota, Rules, read, watched
 from shared.pb.finestream.v1 import ranking_pb2
+from shared.watched_file import BadFile
 from tests.services.ranking.conftest import World, stocked
 from tests.services.ranking.doubles import item_of
 
@@ -66,7 +67,7 @@ BAD = {
 @pytest.mark.parametrize(("text", "says"), BAD.values(), ids=BAD.keys())
 def test_a_wrong_file_is_one_sentence_that_names_it(tmp_path: Path, text: str, says: str) -> None:
     path = file_of(tmp_path, text)
-    with pytest.raises(BadRules) as caught:
+    with pytest.raises(BadFile) as caught:
         read(path)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
@@ -74,8 +75,8 @@ def test_a_wrong_file_is_one_sentence_that_names_it(tmp_path: Path, text: str, s
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BadRules, match="cannot be read: No such file"):
-        RulesFile(tmp_path / "none.yaml")
+    with pytest.raises(BadFile, match="cannot be read: No such file"):
+        watched(tmp_path / "none.yaml")
 
 
 def refused() -> float:
@@ -84,7 +85,7 @@ def refused() -> float:
 
 def test_a_changed_file_counts_at_the_next_look_and_a_wrong_one_changes_nothing(tmp_path: Path) -> None:
     path = file_of(tmp_path, ALL)
-    file = RulesFile(path)
+    file = watched(path)
     held, before = file.current, refused()
     file.look()
     assert file.current is held
