@@ -93,7 +93,8 @@ class Swapper:
         fetched = await asyncio.to_thread(bundle.fetch, self._url, current.version, self._cache)
         if fetched.meta.space not in ("", self._space):  # "": it reads no vectors
             raise bundle.BadBundle(f"bundle {current.version} is of space {fetched.meta.space!r}, not {self._space!r}")
-        model = await self._inference.run(contract.load, fetched.folder, self._inference.device)
+        async with self._inference.between():
+            model = await self._inference.run(contract.load, fetched.folder, self._inference.device)
         await self._catalogue.build(Release(current.version, model, current.data_timestamp))
         _show(self._catalogue.current.release)
 

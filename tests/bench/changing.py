@@ -1,5 +1,5 @@
 """Items of ranked.py described anew, through Kafka: python -m tests.bench.changing BOOTSTRAP ITEMS_A_SECOND, until it
-is ended. A process of its own, so that it delays no load that is timed.
+is ended. A process of its own, so that it delays no load that is timed. Prints a line when it has begun.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ STEP_SECONDS = 0.02
 async def change(bootstrap: str, rate: float) -> None:
     producer, numbers = Producer(kafka(bootstrap)), count()
     await producer.start()
+    print("changing", flush=True)
     began, sent = time.perf_counter(), 0
     while True:
         due = int((time.perf_counter() - began) * rate) - sent

@@ -67,9 +67,12 @@ def figures() -> list[Figure]:
 
 @contextmanager
 def changing(bootstrap: str) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-m", "tests.bench.changing", bootstrap, str(RATE)], cwd=ROOT)
+    command = [sys.executable, "-m", "tests.bench.changing", bootstrap, str(RATE)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     with process:
         try:
+            assert process.stdout is not None
+            assert process.stdout.readline(), "what changes the items has not begun"
             yield
             assert process.poll() is None, "what changes the items has ended"
         finally:

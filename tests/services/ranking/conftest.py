@@ -38,6 +38,7 @@ class World:
     """Everything of one ranking, wired as main.py wires it."""
 
     graph: GraphDouble
+    client: Graph
     catalogue: Catalogue
     pipeline: Pipeline
     inference: Inference
@@ -117,7 +118,7 @@ async def opened(graph: GraphDouble | None = None) -> AsyncIterator[World]:
         rules=lambda: world.rules,
     )
     similar = Similar(catalogue, inference, Limits(16, 0.005, 5.0, 256), 7)
-    world = World(graph, catalogue, pipeline, inference, cache, similar)
+    world = World(graph, client, catalogue, pipeline, inference, cache, similar)
     pipeline.start()
     similar.start()
     yield world
