@@ -4,6 +4,7 @@ FinestreamError
 ├── InvalidRequest      the caller must change something; says what        INVALID_ARGUMENT
 ├── NotFound            what was named does not exist                      NOT_FOUND
 ├── Unauthenticated     no token, or a wrong one                           UNAUTHENTICATED
+├── PermissionDenied    a token that is valid, and not for this            PERMISSION_DENIED
 ├── FailedPrecondition  not now: the system must be changed first          FAILED_PRECONDITION
 ├── Overloaded          refused at once, try again with back-off           RESOURCE_EXHAUSTED
 ├── DeadlineExceeded    the caller's time was too short                    DEADLINE_EXCEEDED
@@ -26,6 +27,10 @@ class NotFound(FinestreamError):
 
 
 class Unauthenticated(FinestreamError):
+    pass
+
+
+class PermissionDenied(FinestreamError):
     pass
 
 

@@ -25,4 +25,12 @@ READY: Final = Gauge("finestream_ready", "1 when the service takes work")
 RPC_SECONDS: Final = Histogram(
     "finestream_rpc_seconds", "Time of a gRPC call at the server", ["method", "code"], buckets=LATENCY_BUCKETS
 )
+RPC_REFUSED: Final = Counter(
+    "finestream_rpc_refused_total",
+    "Calls that a token does not allow: unauthenticated, permission, rate, size; by the token's name in its file",
+    ["reason", "token"],
+)
+TOKENS_FAILURES: Final = Counter(
+    "finestream_tokens_failures_total", "Times a changed file of tokens was refused: the tokens before it stayed"
+)
 SERVICE_INFO: Final = Gauge("finestream_service_info", "1, with the service's name and version", ["service", "version"])

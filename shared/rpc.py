@@ -1,37 +1,24 @@
-"""gRPC as every service opens and calls it: TLS, bearer token, health, reflection, errors as status codes."""
+"""gRPC as every service opens and calls it: TLS, tokens, health, reflection; each call passes rpc_edge.py."""
 
 import asyncio
-import hmac
 import json
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any, Final
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from shared import errors, logs, metrics
+from shared import logs
+from shared.access import Access
+from shared.rpc_edge import Admit, Edge
 from shared.service import Health, WrongSetting
 from shared.settings import GrpcSettings, ServiceSettings
 
 log = logs.get(__name__)
 
-STATUS_OF: Final[dict[type[errors.FinestreamError], grpc.StatusCode]] = {
-    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.NotFound: grpc.StatusCode.NOT_FOUND,
-    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
-    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
-}
-# Probes of an orchestrator carry no token.
-OPEN_METHODS: Final = "/grpc.health.v1.Health/"
 KEEPALIVE: Final = [("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000)]
 # For clients alone: what calls another service for a caller leaves it to them. Of the errors that a later try may not
 # meet; the waits are drawn from 0 to these. Where one in ten calls or more fails, none is repeated for a while.
@@ -48,7 +35,6 @@ RETRIES: Final = {
     "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
 }  # fmt: skip
 BALANCING: Final[dict[str, Any]] = {"loadBalancingConfig": [{"round_robin": {}}]}
-Admit = Callable[[str, Any], None]
 LONGEST_RECONNECT_MS: Final = 5_000  # gRPC's own two minutes are how late a service that is back would be found
 
 
@@ -59,11 +45,14 @@ class Server:
     server: grpc.aio.Server
     port: int
     health: HealthServicer
+    following: asyncio.Task[None] | None = None  # the file of tokens
 
     async def stop(self, grace_seconds: float = 5.0) -> None:
         """Say NOT_SERVING, let calls in flight end within the grace, then close."""
         await self.health.enter_graceful_shutdown()
         await self.server.stop(grace_seconds)
+        if self.following:
+            self.following.cancel()
 
 
 async def serve(
@@ -72,7 +61,7 @@ async def serve(
     register: Callable[[grpc.aio.Server], None],
     service_names: Sequence[str],
     health: Health,
-    admit: "Admit | None" = None,
+    admit: Admit | None = None,
 ) -> Server:
     """Open the service's gRPC port. Health answers NOT_SERVING until `health.ready()`.
 
@@ -81,8 +70,9 @@ async def serve(
     Raises WrongSetting when the port is taken or a TLS file cannot be read.
     """
     options = settings.grpc
+    access = Access(options)
     server = grpc.aio.server(
-        interceptors=[_Edge(options.token.get_secret_value(), service_names, admit)],
+        interceptors=[Edge(access, service_names, admit)],
         options=[
             *KEEPALIVE,
             ("grpc.max_receive_message_length", options.max_message_bytes),
@@ -101,9 +91,10 @@ async def serve(
     except (RuntimeError, OSError) as error:
         raise WrongSetting(f"gRPC port {address}: {error}") from None
     await server.start()
+    following = _follow_tokens(access, health, settings.progress_timeout_seconds)
     _follow(health, servicer, service_names)
     log.info("gRPC port open", name=name, host=settings.host, port=port, tls=bool(options.tls_certificate))
-    return Server(server, port, servicer)
+    return Server(server, port, servicer, following)
 
 
 def channel(address: str, settings: GrpcSettings, *, retries: bool = False) -> grpc.aio.Channel:
@@ -150,6 +141,13 @@ def _channel_credentials(settings: GrpcSettings) -> grpc.ChannelCredentials:
     )
 
 
+def _follow_tokens(access: Access, health: Health, max_silence_seconds: float) -> asyncio.Task[None] | None:
+    if access.file is None:
+        return None
+    heart = health.watch("tokens", max_silence_seconds)
+    return asyncio.create_task(access.file.run(access.poll_seconds, heart.beat), name="tokens")
+
+
 def _follow(health: Health, servicer: HealthServicer, names: Sequence[str]) -> None:
     tasks: set[asyncio.Task[None]] = set()
 
@@ -185,90 +183,3 @@ class _StreamToken(grpc.aio.StreamUnaryClientInterceptor):  # type: ignore[type-
 
     async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         return await continuation(_with_token(client_call_details, self._token), request_iterator)
-
-
-class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Checks the token, asks `admit`, times the call, and turns our errors into status codes with a sentence."""
-
-    def __init__(self, token: str, service_names: Sequence[str] = (), admit: Admit | None = None) -> None:
-        self._token = f"Bearer {token}".encode() if token else b""
-        self._own = tuple(f"/{name}/" for name in service_names)
-        self._admit = admit
-        self._edged: dict[tuple[str, bool], Any] = {}  # (method, allowed) -> handler; only of methods that there are
-
-    async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        allowed = self._allowed(details)
-        edged = self._edged.get((details.method, allowed))
-        if edged is None:
-            handler = await continuation(details)
-            if handler is None:
-                return None
-            edged = self._edged[details.method, allowed] = self._edge(handler, details.method, allowed)
-        return edged
-
-    def _edge(self, handler: Any, method: str, allowed: bool) -> Any:
-        if handler.response_streaming:  # reflection and health watch
-            return handler if allowed else _refusing(handler)
-        if handler.request_streaming:
-            wrapped = self._wrapped(handler.stream_unary, method, allowed)
-            return grpc.stream_unary_rpc_method_handler(
-                wrapped, handler.request_deserializer, handler.response_serializer
-            )
-        wrapped = self._wrapped(_parsing(handler.unary_unary, handler.request_deserializer), method, allowed)
-        return grpc.unary_unary_rpc_method_handler(wrapped, None, handler.response_serializer)
-
-    def _allowed(self, details: Any) -> bool:
-        if not self._token or details.method.startswith(OPEN_METHODS):
-            return True
-        given = dict(details.invocation_metadata or ()).get("authorization", "")
-        return hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._token)
-
-    def _wrapped(self, inner: Callable[[Any, Any], Awaitable[Any]], method: str, allowed: bool) -> Any:
-        seconds_of = cache(partial(metrics.RPC_SECONDS.labels, method))  # by the status; labels() is slow
-        admit = self._admit if method.startswith(self._own) else None
-
-        async def call(request: Any, context: Any) -> Any:
-            started, code = time.perf_counter(), grpc.StatusCode.OK
-            try:
-                if not allowed:
-                    raise errors.Unauthenticated("send the header 'authorization: Bearer <token>' with a valid token")
-                if admit:
-                    admit(method, context)
-                return await inner(request, context)
-            except errors.FinestreamError as error:
-                code = STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
-                await context.abort(code, str(error))
-            except (grpc.aio.AbortError, asyncio.CancelledError):
-                code = context.code() or grpc.StatusCode.CANCELLED
-                raise
-            except Exception:
-                code = grpc.StatusCode.INTERNAL
-                log.exception("call failed", method=method)
-                await context.abort(code, "an internal error; it has been logged")
-            finally:
-                name = code.name if isinstance(code, grpc.StatusCode) else str(code)
-                seconds_of(name).observe(time.perf_counter() - started)
-
-        return call
-
-
-def _parsing(inner: Callable[[Any, Any], Awaitable[Any]], parse: Callable[[bytes], Any]) -> Any:
-    """Parsed here and not by gRPC: later, so that who is refused costs no more, and with a sentence where it fails."""
-
-    async def call(data: bytes, context: Any) -> Any:
-        try:
-            request = parse(data)
-        except DecodeError:
-            raise errors.InvalidRequest("the message cannot be parsed; send what the service's proto says") from None
-        return await inner(request, context)
-
-    return call
-
-
-def _refusing(handler: Any) -> Any:
-    async def refuse(_: Any, context: Any) -> AsyncIterator[None]:
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "send the header 'authorization: Bearer <token>'")
-        yield
-
-    make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
-    return make(refuse, handler.request_deserializer, handler.response_serializer)

@@ -9,9 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared import tokens
 from shared.space import DEFAULT_SPACE, SPACES
 
 EMBEDDED_KAFKA = "127.0.0.1:19092"
@@ -55,7 +64,14 @@ class GrpcSettings(BaseSettings):
     tls_key: Path | None = Field(None, description="its key")
     tls_ca: Path | None = Field(None, description="CA that signs servers, and clients when mTLS is on")
     mtls: bool = Field(False, description="ask every client for a certificate signed by tls_ca")
-    token: SecretStr = Field(SecretStr(""), description="bearer token that callers must send; empty: none")
+    token: SecretStr = Field(
+        SecretStr(""),
+        description="bearer token that is sent, and that may do everything where it is received; empty: none",
+    )
+    tokens_file: Path | None = Field(
+        None, description="YAML or JSON file of further tokens that are received: scopes, rates, sizes; none: no others"
+    )
+    tokens_poll_seconds: float = Field(1.0, gt=0, le=3600, description="how often the file of tokens is looked at")
     max_message_bytes: int = Field(8 * 1024 * 1024, ge=64 * 1024, description="of one call, either way")
 
     @model_validator(mode="after")
@@ -64,7 +80,16 @@ class GrpcSettings(BaseSettings):
             raise ValueError("tls_certificate and tls_key go together")
         if self.mtls and (self.tls_ca is None or self.tls_certificate is None):
             raise ValueError("mtls needs tls_ca, tls_certificate and tls_key")
+        if self.tokens_file is not None and not self.token.get_secret_value():
+            raise ValueError("tokens_file needs token, by which services call each other")
         return self
+
+    @field_validator("tokens_file")
+    @classmethod
+    def _are_tokens(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            tokens.read(path)  # so that a wrong file is told before anything is started
+        return path
 
 
 class ArchiveSettings(BaseSettings):

@@ -10,7 +10,7 @@ from services.gateway import metrics
 from services.gateway.convert import event_of, position_of
 from services.gateway.settings import GatewaySettings
 from shared import events
-from shared.errors import InvalidRequest, Overloaded, Unavailable
+from shared.errors import InvalidRequest, Overloaded, Unauthenticated, Unavailable
 from shared.events import Event, InvalidEvent, Source
 from shared.pb.finestream.v1 import event_pb2, event_pb2_grpc
 from shared.pb.finestream.v1.position_pb2 import Position
@@ -50,16 +50,15 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         window = _Window(self._settings.max_in_flight_per_stream)
         headers = _headers(context)
         try:
-            async for request in request_iterator:
-                try:
-                    topic, event = self._valid(request)
-                except InvalidRequest as error:
-                    await window.drain()  # what came before it is acknowledged before the stream ends
-                    raise InvalidRequest(f"event {window.sent}: {error}", error.field) from error
-                await self._admit_to(window)
-                sending = asyncio.ensure_future(self._send(topic, event, headers))
-                sending.add_done_callback(self._release)  # also when it is cancelled before its first step
-                await window.add(sending)
+            try:
+                async for request in request_iterator:
+                    await self._send_in(window, request, headers)
+            except InvalidRequest as error:
+                await window.drain()  # what came before it is acknowledged before the stream ends
+                raise InvalidRequest(f"event {window.sent}: {error}", error.field) from error
+            except Unauthenticated:
+                await window.drain()
+                raise
             await window.drain()
         except Unavailable as error:
             raise Unavailable(
@@ -68,6 +67,13 @@ class EventService(event_pb2_grpc.EventServiceServicer):
         finally:
             await window.abandon()
         return event_pb2.PublishStreamResponse(published=window.acknowledged, last=window.last())
+
+    async def _send_in(self, window: "_Window", request: event_pb2.PublishStreamRequest, headers: Headers) -> None:
+        topic, event = self._valid(request)
+        await self._admit_to(window)
+        sending = asyncio.ensure_future(self._send(topic, event, headers))
+        sending.add_done_callback(self._release)  # also when it is cancelled before its first step
+        await window.add(sending)
 
     def _valid(self, request: event_pb2.PublishRequest | event_pb2.PublishStreamRequest) -> tuple[str, Event]:
         try:

@@ -26,7 +26,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from services.ranking import operator_file
+from shared import watched_file
 from shared.events import Id
 
 BUCKETS: Final = 10_000
@@ -109,4 +109,4 @@ NO_EXPERIMENT: Final = Experiment(Plan())
 
 def read(path: Path) -> Experiment:
     """Raises BadFile."""
-    return Experiment(operator_file.read(path, Plan))
+    return Experiment(watched_file.read(path, Plan) or Plan())

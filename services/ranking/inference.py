@@ -7,8 +7,9 @@ and the event loop never computes.
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from typing import Final, ParamSpec, TypeVar
 
 import torch
@@ -18,12 +19,20 @@ from shared.service import WrongSetting
 P = ParamSpec("P")
 R = TypeVar("R")
 NICENESS: Final = 5
+PATIENCE_SECONDS: Final = 0.05
 
 
 class Inference:
-    def __init__(self, device: str = "cpu", threads: int = 1) -> None:
+    """`patience`: seconds that a job between others waits for them."""
+
+    def __init__(self, device: str = "cpu", threads: int = 1, patience: float = PATIENCE_SECONDS) -> None:
         self.device = device
         self._pool = ThreadPoolExecutor(1, "inference", initializer=_begin, initargs=(threads,))
+        self._patience = patience
+        self._given = 0  # jobs that have not ended
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._between = asyncio.Lock()
 
     async def run(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a job after those already given, without gradients."""
@@ -32,7 +41,24 @@ class Inference:
             with torch.inference_mode():
                 return job(*args, **kwargs)
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, without_gradients)
+        self._given += 1
+        self._idle.clear()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, without_gradients)
+        finally:
+            self._given -= 1
+            if not self._given:
+                self._idle.set()
+
+    @asynccontextmanager
+    async def between(self) -> AsyncIterator[None]:
+        """Begins when no job is left, or patience is: for jobs that nobody waits for, so that rankings do not wait for
+        them, and that have their turn all the same where there is always a ranking.
+        """
+        async with self._between:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), self._patience)
+            yield
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

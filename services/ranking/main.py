@@ -16,7 +16,6 @@ from services.ranking.generation import NO_RELEASE
 from services.ranking.graph import Graph
 from services.ranking.inference import Inference, device_of
 from services.ranking.memory import Memory
-from services.ranking.operator_file import OperatorFile
 from services.ranking.pipeline import Pipeline
 from services.ranking.rehearsal import rehearse
 from services.ranking.requests import Arrangement
@@ -32,6 +31,7 @@ from shared.errors import DeadlineExceeded, Overloaded, Unavailable
 from shared.hardware import cores
 from shared.pb.finestream.v1 import ranking_pb2_grpc
 from shared.service import Heartbeat, Runtime, run
+from shared.watched_file import WatchedFile
 
 NAME = "finestream.v1.RankingService"
 READS_AT_ONCE = 2  # calls of graph_updater: the next need not wait for one that is slow
@@ -57,14 +57,14 @@ class Service:
         )  # fmt: skip
         cache = UserCache(s.user_cache_bytes, s.user_cache_seconds)
         self.feed = Feed(s.kafka, self.catalogue.tell, cache.forget)
-        self.experiments = OperatorFile(
+        self.experiments = WatchedFile(
             s.experiments, experiments.read, experiments.NO_EXPERIMENT, metrics.EXPERIMENTS_FAILURES.inc
         )
         self.swapper = Swapper(
             s.bundles.url, s.bundle_cache, self.catalogue, self.inference, memory, space=s.kafka.space,
             retry_seconds=s.bundle_retry_seconds, experiment=lambda: self.experiments.current,
         )  # fmt: skip
-        self.rules = OperatorFile(s.rules, rules.read, rules.NO_RULES, metrics.RULES_FAILURES.inc)
+        self.rules = WatchedFile(s.rules, rules.read, rules.NO_RULES, metrics.RULES_FAILURES.inc)
         self.producer = kafka.Producer(s.kafka, linger_ms=20)
         self.impressions = Impressions(self.producer, s.impressions_buffer) if s.impressions else None
         reads = Limits(s.batch_size, s.batch_wait_seconds, s.queue_age_seconds, s.queue_limit, READS_AT_ONCE)
@@ -111,8 +111,9 @@ class Service:
             group.create_task(self.feed.run(heart("feed")))
             group.create_task(self.catalogue.run(heart("catalogue")))
             group.create_task(self.swapper.run(self.settings.bundle_poll_seconds, heart("bundles")))
-            group.create_task(self.rules.run(self.settings.rules_poll_seconds, heart("rules")))
-            group.create_task(self.experiments.run(self.settings.experiments_poll_seconds, heart("experiments")))
+            group.create_task(self.rules.run(self.settings.rules_poll_seconds, heart("rules").beat))
+            beat = heart("experiments").beat
+            group.create_task(self.experiments.run(self.settings.experiments_poll_seconds, beat))
             group.create_task(self._pulse(heart("inference")))
 
     async def _pulse(self, heart: Heartbeat) -> None:

@@ -19,7 +19,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from services.ranking import operator_file
+from shared import watched_file
 from shared.events import Id
 
 MAX_PINS: Final = 100
@@ -69,4 +69,4 @@ NO_RULES: Final = Rules()
 
 def read(path: Path) -> Rules:
     """Raises BadFile."""
-    return operator_file.read(path, Rules)
+    return watched_file.read(path, Rules) or NO_RULES

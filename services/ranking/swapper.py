@@ -133,7 +133,8 @@ class Swapper:
         if fetched.meta.space not in ("", self._space):  # "": it reads no vectors
             raise bundle.BadBundle(f"bundle {version} is of space {fetched.meta.space!r}, not {self._space!r}")
         self._memory.afford_model(fetched.folder)
-        model = await self._inference.run(contract.load, fetched.folder, self._inference.device)
+        async with self._inference.between():
+            model = await self._inference.run(contract.load, fetched.folder, self._inference.device)
         await self._catalogue.build(Release(version, model, fetched.meta.data_timestamp), current=current)
 
     def _too_soon(self, version: str) -> bool:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from shared import logs
-from shared.cli import attributes, bundles, dlq, publish, settings_table
+from shared.cli import attributes, bundles, dlq, publish, settings_table, token
 from shared.cli.bench import bench
 from shared.cli.demo.command import demo
 from shared.cli.evaluate import evaluate
@@ -36,6 +36,7 @@ app.add_typer(publish.app, name="publish")
 app.add_typer(bundles.app, name="bundles")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(attributes.app, name="attributes")
+app.add_typer(token.app, name="token")
 
 app.command(epilog="Example: finestream demo --reviews reviews.json.gz --json summary.json")(demo)
 app.command(epilog="Example: finestream evaluate gift_cards musical_instruments_time --workers 2")(evaluate)

@@ -28,6 +28,7 @@ from tests.bench.load import Answers, Target, saturating, steady
 from tests.bench.ranked import ITEMS, USERS, ranking, user_name
 
 METHOD: Final = f"/{DESCRIPTOR.services_by_name['RankingService'].full_name}/Rank"
+REQUESTS: Final = [RankRequest(user_id=user_name(n)).SerializeToString() for n in range(USERS)]
 PREFIX_BYTES: Final = 5  # of a gRPC message
 OPEN: Final = 128
 ROUNDS: Final = 3
@@ -56,8 +57,9 @@ class Runs:
 
 def figures() -> list[Figure]:
     server, others = split()
-    with ranking(server, others) as service, pinned(others):
-        target = Target(service.grpc_address, METHOD, [_request(n) for n in range(USERS)], "1S")
+    with ranking(server, others) as ranked, pinned(others):
+        service = ranked.service
+        target = Target(service.grpc_address, METHOD, REQUESTS, "1S")
         answer = uvloop.run(saturating(target, OPEN, 1.0)).answer[PREFIX_BYTES:]
         ours, bare = Runs(), Runs()
         with echoing(server, answer) as (address, pid):
@@ -68,10 +70,6 @@ def figures() -> list[Figure]:
         peak = statistics.median(ours.rates)
         levels = {share: uvloop.run(steady(target, share * peak, SECONDS)) for share in (*SHARES, OVERLOAD)}
     return [_saturation(ours, bare, len(answer)), _latency(levels, peak), *_overload(levels[OVERLOAD], peak)]
-
-
-def _request(number: int) -> bytes:
-    return RankRequest(user_id=user_name(number)).SerializeToString()
 
 
 @contextmanager

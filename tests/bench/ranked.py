@@ -10,6 +10,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -35,25 +37,34 @@ FILL_SECONDS: Final = 120.0
 POLL_SECONDS: Final = 0.2
 
 
+@dataclass(frozen=True)
+class Ranked:
+    service: Running
+    bootstrap: str  # the broker's
+    publish: Callable[[], str]  # the same model once more; its version
+
+
 @contextmanager
-def ranking(server: set[int], others: set[int], **environment: str) -> Iterator[Running]:
+def ranking(server: set[int], others: set[int], **environment: str) -> Iterator[Ranked]:
     """The warm service on the cores `server`, everything that it needs on `others`."""
     with tempfile.TemporaryDirectory(prefix="finestream-bench-") as name, pinned(others):
         folder, definition = Path(name), space.load()
         with broker(facts(definition)) as bootstrap:
             shared = {"FINESTREAM_KAFKA_BOOTSTRAP": bootstrap, "FINESTREAM_KAFKA_PARTITIONS": str(PARTITIONS)}
+            publish = partial(bundle.publish, str(folder / "bundles"), model(folder, definition), meta(definition))
+            publish()
             graph = Running("graph_updater", folder, **shared, FINESTREAM_QDRANT_PATH=str(folder / "qdrant"))
             try:
                 _filled(graph.ready())
                 with pinned(server):
                     service = Running(
                         "ranking", folder, **shared, FINESTREAM_GRAPH_ADDRESS=graph.grpc_address,
-                        FINESTREAM_BUNDLES_URL=published(folder, definition),
+                        FINESTREAM_BUNDLES_URL=str(folder / "bundles"),
                         FINESTREAM_RANKING_BUNDLE_CACHE=str(folder / "cache"), **environment,
                     )  # fmt: skip
                 try:
                     _warm(service.ready())
-                    yield service
+                    yield Ranked(service, bootstrap, publish)
                 finally:
                     service.stop()
             finally:
@@ -107,8 +118,8 @@ def _add(made: dict[str, list[Raw]], topic: str, event: Event) -> None:
     made.setdefault(topic, []).append(Raw(events.key_of(event), events.encode(event)))
 
 
-def published(folder: Path, definition: Space) -> str:
-    """The URL of bundles with a model of which nothing is trained."""
+def model(folder: Path, definition: Space) -> Path:
+    """The folder of a model of which nothing is trained."""
     torch.manual_seed(1)
     config = Config(Schema(definition.embedding_dim, definition.opinion_dim, tuple(definition.attribute_names)))
     ids = [item_name(n) for n in range(ITEMS)]
@@ -119,9 +130,11 @@ def published(folder: Path, definition: Space) -> str:
     near = Neighbours(factors, nothing, torch.zeros(definition.embedding_dim, config.rank), config.sure)
     (folder / "model").mkdir()
     Finestream(definition.name, config, ids, network, near).save(folder / "model")
-    meta = bundle.Meta(kind=Finestream.kind, space=definition.name, data_from=BEGAN, data_timestamp=BEGAN)
-    bundle.publish(str(folder / "bundles"), folder / "model", meta)
-    return str(folder / "bundles")
+    return folder / "model"
+
+
+def meta(definition: Space) -> bundle.Meta:
+    return bundle.Meta(kind=Finestream.kind, space=definition.name, data_from=BEGAN, data_timestamp=BEGAN)
 
 
 def _filled(graph: Running) -> None:

@@ -38,6 +38,7 @@ SHIPPED: Final[Mapping[str, str]] = {
     "flat": "CPU an event of graph_updater's joining and writing, with 100 times the users, items and edges",
     "freshness": "event to visible ranking under 500 events/s, the whole system (minutes)",
     "rank": "rankings/s, latency and overload of one ranking process, against a bare gRPC server",
+    "refresh": "p99 of rankings while 1,000 items a second change, and while a bundle is swapped, against rankings alone",
     "paid": "reviews/s and CPU a review on the way to a language model that takes a second, against the goals",
     "backlog": "events/s of the trainer's reading of the archive, against a bare Kafka consumer",
     "state_size": "bytes of a user's state, against 32 KiB",

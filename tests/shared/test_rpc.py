@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import SecretStr
 
-from shared import errors, rpc
+from shared import errors, rpc, rpc_edge
 from shared.pb.finestream.v1 import extractor_pb2, extractor_pb2_grpc
 from shared.service import Health, WrongSetting
 from shared.settings import GrpcSettings, ServiceSettings
@@ -32,7 +32,7 @@ class Raising(extractor_pb2_grpc.ExtractorServiceServicer):
 
 
 @asynccontextmanager
-async def serving(admit: rpc.Admit | None = None, **grpc_settings: Any) -> AsyncIterator[tuple[str, Health]]:
+async def serving(admit: rpc_edge.Admit | None = None, **grpc_settings: Any) -> AsyncIterator[tuple[str, Health]]:
     health = Health()
 
     def register(server: Any) -> None:
@@ -54,7 +54,7 @@ async def extract(address: str, text: str, **settings: Any) -> str:
         return answer.extractor
 
 
-@pytest.mark.parametrize(("kind", "code"), [(k.__name__, c) for k, c in rpc.STATUS_OF.items()])
+@pytest.mark.parametrize(("kind", "code"), [(k.__name__, c) for k, c in rpc_edge.STATUS_OF.items()])
 async def test_every_error_of_ours_has_its_status_code_and_keeps_its_sentence(kind: str, code: Any) -> None:
     async with serving() as (address, _):
         with pytest.raises(grpc.aio.AioRpcError) as caught:

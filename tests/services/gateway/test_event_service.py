@@ -8,7 +8,7 @@ import pytest
 
 from services.gateway.event_service import EventService
 from services.gateway.settings import GatewaySettings
-from shared.errors import InvalidRequest, Overloaded, Unavailable
+from shared.errors import InvalidRequest, Overloaded, Unauthenticated, Unavailable
 from shared.events import Event, Interaction, Source
 from shared.pb.finestream.v1.event_pb2 import Interaction as Message
 from shared.pb.finestream.v1.event_pb2 import PublishRequest, PublishStreamRequest
@@ -119,6 +119,23 @@ async def test_an_invalid_event_ends_the_stream_after_those_before_it_are_acknow
         await call
     assert caught.value.field == "user_id"
     assert log.sent == ["0", "1"]
+
+
+async def test_a_token_that_is_revoked_ends_the_stream_after_the_events_before_are_acknowledged() -> None:
+    async def revoked() -> AsyncIterator[PublishStreamRequest]:
+        yield PublishStreamRequest(interaction=click("0"))
+        raise Unauthenticated("the token has been revoked")
+
+    log = Log()
+    log.acknowledging.clear()
+    call = asyncio.create_task(service(log).PublishStream(revoked(), Context()))
+    await until(lambda: log.sent == ["0"], 5, "the event is sent")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not call.done(), "it answered before the acknowledgement"
+    log.acknowledging.set()
+    with pytest.raises(Unauthenticated):
+        await call
 
 
 async def test_a_failure_within_a_stream_says_how_many_events_are_in_kafka_and_leaves_nothing_in_flight() -> None:

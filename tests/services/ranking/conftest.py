@@ -39,6 +39,7 @@ class World:
     """Everything of one ranking, wired as main.py wires it."""
 
     graph: GraphDouble
+    client: Graph
     catalogue: Catalogue
     pipeline: Pipeline
     inference: Inference
@@ -121,7 +122,7 @@ async def opened(graph: GraphDouble | None = None) -> AsyncIterator[World]:
         experiment=lambda: world.experiment,
     )
     similar = Similar(catalogue, inference, limits, 7)
-    world = World(graph, catalogue, pipeline, inference, cache, similar)
+    world = World(graph, client, catalogue, pipeline, inference, cache, similar)
     pipeline.start()
     similar.start()
     yield world

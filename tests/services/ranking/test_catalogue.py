@@ -1,12 +1,16 @@
 """services/ranking/catalogue.py: what changes is in the next ranking, and a new model loses nothing meanwhile."""
 
 import asyncio
+import threading
 import time
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from prometheus_client import REGISTRY
 
 from services.ranking import catalogue as module
+from services.ranking.catalogue import Catalogue
+from services.ranking.rehearsal import rehearse
 from shared.errors import Unavailable
 from tests.parts import until
 from tests.services.ranking.conftest import World, state_of
@@ -61,6 +65,56 @@ async def test_an_old_state_that_arrives_late_does_not_bring_a_withdrawn_item_ba
     world.graph.gate.set()
     await refreshing
     assert await world.ids("u") == ["b"]
+
+
+async def test_an_item_that_is_withdrawn_while_its_older_state_waits_to_be_written_stays_withdrawn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, between = asyncio.Event(), world.inference.between
+
+    def noted() -> AbstractAsyncContextManager[None]:
+        waits.set()
+        return between()
+
+    await world.stock([item_of("a"), item_of("b")])
+    world.graph.put(item_of("a", 2))
+    monkeypatch.setattr(world.inference, "between", noted)
+    gate = threading.Event()
+    ranked = asyncio.create_task(world.inference.run(gate.wait, 10.0))
+    await world.catalogue.tell([state_of(item_of("a", 2))])
+    refreshing = asyncio.create_task(world.catalogue.refresh())
+    await asyncio.wait_for(waits.wait(), 5)
+    told = asyncio.create_task(world.catalogue.tell([state_of(item_of("a", 3, available=False))]))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(ranked, told, refreshing)
+    assert await world.ids("u") == ["b"]
+
+
+async def test_one_change_is_fetched_at_once_and_those_that_follow_are_gathered(world: World) -> None:
+    catalogue = Catalogue(world.client, world.inference, rehearse, fetch_items=8, gather_seconds=0.5)
+    running = asyncio.create_task(catalogue.run())
+    nodes = [item_of(f"i{n}") for n in range(6)]
+    world.graph.put(*nodes)
+    await catalogue.tell([state_of(nodes[0])])
+    await until(lambda: len(catalogue.current.facts) == 1, 5, "the first is there")
+    for node in nodes[1:]:
+        await catalogue.tell([state_of(node)])
+        await asyncio.sleep(0)
+    await until(lambda: len(catalogue.current.facts) == 6, 5, "all are there")
+    running.cancel()
+    assert world.graph.item_calls == [1, 5]
+
+
+async def test_what_is_more_than_one_fetch_is_not_gathered(world: World) -> None:
+    catalogue = Catalogue(world.client, world.inference, rehearse, fetch_items=8, gather_seconds=60.0)
+    running = asyncio.create_task(catalogue.run())
+    nodes = [item_of(f"i{n}") for n in range(30)]
+    world.graph.put(*nodes)
+    await catalogue.tell([state_of(node) for node in nodes])
+    await until(lambda: len(catalogue.current.facts) == 30, 10, "all are there")
+    running.cancel()
+    assert world.graph.item_calls == [8, 8, 8, 6]
 
 
 async def test_while_graph_updater_is_silent_changes_wait_and_then_come(world: World) -> None:

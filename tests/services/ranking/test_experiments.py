@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.ranking.experiments import BUCKETS, NO_EXPERIMENT, Experiment, Plan, Variant, dealt, read
-from services.ranking.operator_file import BadFile
+from shared.watched_file import BadFile
 
 USERS = [f"user {n}" for n in range(20_000)]
 FILE = """

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from services.ranking import metrics
-from services.ranking.operator_file import BadFile, OperatorFile
 from services.ranking.requests import Arrangement
 from services.ranking.rules import NO_RULES, Boost, Pin, Quota, Rules, read
 from shared.pb.finestream.v1 import ranking_pb2
+from shared.watched_file import BadFile, WatchedFile
 from tests.services.ranking.conftest import World, stocked
 from tests.services.ranking.doubles import item_of
 
@@ -80,8 +80,8 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         followed(tmp_path / "none.yaml")
 
 
-def followed(path: Path) -> OperatorFile[Rules]:
-    return OperatorFile(path, read, NO_RULES, metrics.RULES_FAILURES.inc)
+def followed(path: Path) -> WatchedFile[Rules]:
+    return WatchedFile(path, read, NO_RULES, metrics.RULES_FAILURES.inc)
 
 
 def refused() -> float:

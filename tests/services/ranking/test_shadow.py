@@ -76,16 +76,17 @@ async def test_a_shadow_waits_until_no_request_does_and_what_is_too_much_is_drop
 async def test_while_requests_wait_no_shadow_ranks(world: World) -> None:
     user = await shadowed(world)
     before = compared()[0]
-    world.graph.hanging = True
+    held = threading.Event()
+    block = asyncio.create_task(world.inference.run(held.wait))
     waiting = asyncio.create_task(world.rank(user, 1))
-    await until(lambda: bool(world.graph.calls), 5, "it waits for its state")
+    await until(lambda: not world.pipeline._together._rest.is_set(), 5, "it waits for the inference thread")
     rest = asyncio.create_task(world.pipeline._together.rest())
     for _ in range(50):
         await asyncio.sleep(0)
     assert not rest.done()
     assert compared()[0] == before
-    world.graph.hanging = False
-    await waiting
+    held.set()
+    await asyncio.gather(block, waiting)
     await asyncio.wait_for(rest, 5)
 
 

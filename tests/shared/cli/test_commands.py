@@ -17,6 +17,7 @@ LEAVES = [
     ["settings"],
     ["publish", "click"], ["publish", "review"], ["publish", "item"],
     ["bundles", "list"], ["bundles", "rollback"], ["dlq", "list"], ["dlq", "show"], ["dlq", "replay"],
+    ["token", "new"],
 ]  # fmt: skip
 
 

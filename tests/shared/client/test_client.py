@@ -11,7 +11,7 @@ import grpc
 import pytest
 from pydantic import SecretStr
 
-from shared import errors, rpc
+from shared import errors, rpc, rpc_edge
 from shared.client import Blocking, ClientSettings, connect
 from shared.errors import FinestreamError
 from shared.pb.finestream.v1 import ranking_pb2, ranking_pb2_grpc
@@ -61,7 +61,7 @@ async def test_what_trying_again_cannot_mend_is_told_at_once(kind: type[Finestre
     async with serving(double) as settings, connect(settings) as client:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.rank("u")
-    assert (caught.value.code(), caught.value.details()) == (rpc.STATUS_OF[kind], "a sentence")
+    assert (caught.value.code(), caught.value.details()) == (rpc_edge.STATUS_OF[kind], "a sentence")
     assert len(double.peers) == 1
 
 

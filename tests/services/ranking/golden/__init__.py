@@ -42,13 +42,13 @@ def answer(response: ranking_pb2.RankResponse) -> dict[str, Any]:
     return found
 
 
-def make_model() -> None:
+def make_model(folder: Path = MODEL, seed: int = 7) -> None:
     """Random weights, of which nothing but their being fixed matters."""
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     _, items = world_states()
     network = Network(CONFIG, len(items))
     network.fit_content(item_features(items, SCHEMA, CONFIG.half_life_days, "cpu").content)
     shapes = ((len(items) + 1, CONFIG.rank), (SCHEMA.embedding_dim,), (SCHEMA.embedding_dim, CONFIG.rank))
     near = Neighbours(*(torch.randn(*shape) for shape in shapes), kappa=CONFIG.sure)
-    MODEL.mkdir()
-    Finestream(SPACE, CONFIG, [item.item_id for item in items], network, near).save(MODEL)
+    folder.mkdir()
+    Finestream(SPACE, CONFIG, [item.item_id for item in items], network, near).save(folder)

@@ -1,18 +1,17 @@
-"""A YAML or JSON file that the operator keeps, read again whenever it changes.
+"""A YAML or JSON file of an operator's, checked as a whole and read again whenever it changes.
 
-A wrong file at the start is one line and exit code 2; later what was read before it stays.
+A wrong file at the start is one line and exit code 2 (settings read it first); later what was good before it stays.
 """
 
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 import yaml
 
 from shared import logs
-from shared.service import Heartbeat
 
 T = TypeVar("T")
 log = logs.get(__name__)
@@ -23,15 +22,15 @@ class BadFile(ValueError):
     """One sentence for who wrote the file."""
 
 
-def read(path: Path, kind: type[T]) -> T:
-    """The file as a `kind`, which is a Struct; an empty one is all of its defaults. Raises BadFile."""
+def read(path: Path, kind: type[T]) -> T | None:
+    """What the file says, as a kind that msgspec knows; None where it says nothing. Raises BadFile."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise BadFile(f"{path} has more than {MAX_BYTES} bytes")
-        told: Any = yaml.safe_load(data)
-        return msgspec.convert({} if told is None else told, kind)
+        told = yaml.safe_load(data)
+        return None if told is None else msgspec.convert(told, kind)
     except OSError as error:
         raise BadFile(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -42,26 +41,21 @@ def read(path: Path, kind: type[T]) -> T:
         raise BadFile(f"{path}: {error}") from None
 
 
-class OperatorFile(Generic[T]):
-    """What the file says, as `parse` makes it; `none` where there is no file. `refused` is told of each wrong one.
+class WatchedFile(Generic[T]):
+    """The last good reading of a file, `none` without one. `read` raises BadFile; `refused` hears of each wrong one."""
 
-    Raises BadFile, which the settings have looked for before.
-    """
-
-    def __init__(self, path: Path | None, parse: Callable[[Path], T], none: T, refused: Callable[[], None]) -> None:
+    def __init__(self, path: Path | None, read: Callable[[Path], T], none: T, refused: Callable[[], None]) -> None:
         self._path = path
-        self._parse = parse
+        self._read = read
         self._refused = refused
-        self.current = none
-        self._seen: tuple[int, ...] = ()
-        if path is not None:
-            self._seen, self.current = _mark(path), parse(path)
+        self._seen = _mark(path) if path else ()
+        self.current = read(path) if path else none
 
-    async def run(self, poll_seconds: float, heart: Heartbeat) -> None:
+    async def run(self, poll_seconds: float, beat: Callable[[], None]) -> None:
         """Look for ever."""
         while True:
             await asyncio.to_thread(self.look)
-            heart.beat()
+            beat()
             await asyncio.sleep(poll_seconds)
 
     def look(self) -> None:
@@ -70,12 +64,12 @@ class OperatorFile(Generic[T]):
             return
         self._seen = mark
         try:
-            self.current = self._parse(self._path)
+            self.current = self._read(self._path)
         except BadFile as error:
             self._refused()
-            log.error("the file is refused; what was read before it stays", error=str(error))
+            log.error("a changed file is refused; what it said before stays", error=str(error))
         else:
-            log.info("the file was read again", path=str(self._path))
+            log.info("a changed file is in force", path=str(self._path))
 
 
 def _mark(path: Path) -> tuple[int, ...]:

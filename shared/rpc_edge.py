@@ -1,0 +1,142 @@
+"""What every call passes at a server: its token's grant, the service's admission, parsing, time, errors as statuses."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import cache, partial
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from shared import errors, logs, metrics
+from shared.access import Access, Grant
+
+log = logs.get(__name__)
+
+STATUS_OF: Final[dict[type[errors.FinestreamError], grpc.StatusCode]] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+Admit = Callable[[str, Any], None]
+Parse = Callable[[bytes], Any]
+Handle = Callable[[Any, Any], Awaitable[Any]]
+
+
+class Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """Checks the grant, asks `admit`, times the call, and turns our errors into status codes with a sentence."""
+
+    def __init__(self, access: Access, service_names: Sequence[str] = (), admit: Admit | None = None) -> None:
+        self._access = access
+        self._own = frozenset(service_names)
+        self._admit = admit
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        method = details.method
+        grant = self._access.grant(dict(details.invocation_metadata or ()).get("authorization", ""))
+        edged = grant.edged.get(method)
+        if edged is not None:
+            return edged
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        if handler.response_streaming:
+            return _opened(handler, method, grant)
+        edged = grant.edged[method] = self._edge(handler, method, grant)
+        return edged
+
+    def _edge(self, handler: Any, method: str, grant: Grant) -> Any:
+        if handler.request_streaming:
+            inner = _parsing_stream(handler.stream_unary, handler.request_deserializer, grant)
+            make = grpc.stream_unary_rpc_method_handler
+        else:
+            inner = _parsing(handler.unary_unary, handler.request_deserializer, grant)
+            make = grpc.unary_unary_rpc_method_handler
+        return make(self._wrapped(inner, method, grant), None, handler.response_serializer)
+
+    def _wrapped(self, inner: Handle, method: str, grant: Grant) -> Handle:
+        seconds_of = cache(partial(metrics.RPC_SECONDS.labels, method))  # by the status; labels() is slow
+        service = _service_of(method)
+        admit = self._admit if service in self._own else None
+
+        async def call(request: Any, context: Any) -> Any:
+            started, code = time.perf_counter(), grpc.StatusCode.OK
+            try:
+                grant.admit(service)
+                if admit:
+                    admit(method, context)
+                return await inner(request, context)
+            except errors.FinestreamError as error:
+                code = STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
+                await context.abort(code, str(error))
+            except (grpc.aio.AbortError, asyncio.CancelledError):
+                code = context.code() or grpc.StatusCode.CANCELLED
+                raise
+            except Exception:
+                code = grpc.StatusCode.INTERNAL
+                log.exception("call failed", method=method)
+                await context.abort(code, "an internal error; it has been logged")
+            finally:
+                name = code.name if isinstance(code, grpc.StatusCode) else str(code)
+                seconds_of(name).observe(time.perf_counter() - started)
+
+        return call
+
+
+def _service_of(method: str) -> str:
+    return method[1:].partition("/")[0]
+
+
+# Parsed here and not by gRPC: later, so that who is refused costs no more, and with a sentence where it fails.
+def _parsed(data: bytes, parse: Parse, grant: Grant) -> Any:
+    grant.check_size(data)
+    try:
+        return parse(data)
+    except DecodeError:
+        raise errors.InvalidRequest("the message cannot be parsed; send what the service's proto says") from None
+
+
+def _parsing(inner: Handle, parse: Parse, grant: Grant) -> Handle:
+    async def call(data: bytes, context: Any) -> Any:
+        return await inner(_parsed(data, parse, grant), context)
+
+    return call
+
+
+def _parsing_stream(inner: Handle, parse: Parse, grant: Grant) -> Handle:
+    """A stream over its token's rate is not refused but read more slowly, so its sender is slowed down, too."""
+
+    async def messages(stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for data in stream:
+            await grant.pace()
+            grant.check_held()
+            yield _parsed(data, parse, grant)
+
+    async def call(stream: AsyncIterator[bytes], context: Any) -> Any:
+        return await inner(messages(stream), context)
+
+    return call
+
+
+def _opened(handler: Any, method: str, grant: Grant) -> Any:
+    """Reflection and health watch, which are checked when they begin."""
+    try:
+        grant.admit(_service_of(method))
+    except errors.FinestreamError as error:
+        return _refusing(handler, STATUS_OF[type(error)], str(error))
+    return handler
+
+
+def _refusing(handler: Any, code: grpc.StatusCode, sentence: str) -> Any:
+    async def refuse(_: Any, context: Any) -> AsyncIterator[None]:
+        await context.abort(code, sentence)
+        yield
+
+    make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+    return make(refuse, handler.request_deserializer, handler.response_serializer)
