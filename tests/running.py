@@ -37,7 +37,7 @@ class Running:
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             address = self.logged(r'"address": "([\d.]+:\d+)"')
-            if address and _answers(f"http://{address}/readyz"):
+            if address and answers(f"http://{address}/readyz"):
                 return self
             time.sleep(0.05)
         code = self.process.poll()
@@ -59,12 +59,7 @@ class Running:
 
     def metric(self, name: str, **labels: str) -> float:
         """A sample of /metrics; 0 where there is none."""
-        address = self.logged(r'"address": "([\d.]+:\d+)"')
-        with urllib.request.urlopen(f"http://{address}/metrics?name[]={name}", timeout=5) as answer:
-            for line in answer.read().decode().splitlines():
-                if line.split("{")[0].split(" ")[0] == name and all(f'{k}="{v}"' in line for k, v in labels.items()):
-                    return float(line.rsplit(" ", 1)[1])
-        return 0.0
+        return sample(self.logged(r'"address": "([\d.]+:\d+)"'), name, **labels)
 
     def kill(self) -> None:
         self.process.kill()
@@ -84,7 +79,16 @@ class Running:
             self._log.close()
 
 
-def _answers(url: str) -> bool:
+def sample(address: str, name: str, **labels: str) -> float:
+    """Of the metrics at an address; 0 where there is none."""
+    with urllib.request.urlopen(f"http://{address}/metrics?name[]={name}", timeout=5) as answer:
+        for line in answer.read().decode().splitlines():
+            if line.split("{")[0].split(" ")[0] == name and all(f'{k}="{v}"' in line for k, v in labels.items()):
+                return float(line.rsplit(" ", 1)[1])
+    return 0.0
+
+
+def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)

@@ -30,7 +30,9 @@ from shared import kafka, logs, rpc
 from shared.errors import DeadlineExceeded, Overloaded, Unavailable
 from shared.hardware import cores
 from shared.pb.finestream.v1 import ranking_pb2_grpc
+from shared.processes import run_together
 from shared.service import Heartbeat, Runtime, run
+from shared.settings import read
 from shared.watched_file import WatchedFile
 
 NAME = "finestream.v1.RankingService"
@@ -183,8 +185,22 @@ def _age(timestamp: float) -> float:
 
 
 def main() -> None:
+    settings = read(RankingSettings)
+    if settings.processes > 1:
+        logs.configure("ranking", settings.log_level)
+        sys.exit(run_together([sys.executable, "-m", "services.ranking.main"], _variables(settings)))
     sys.setswitchinterval(SWITCH_SECONDS)
     run("ranking", RankingSettings, compose)
+
+
+def _variables(settings: RankingSettings) -> list[dict[str, str]]:
+    """Of each process: the port shared, and a metrics port of its own."""
+    first = settings.metrics_port
+    alike = {"FINESTREAM_RANKING_PROCESSES": "1", "FINESTREAM_RANKING_SHARED_PORT": "true"}
+    return [
+        {**alike, "FINESTREAM_RANKING_METRICS_PORT": str(first and first + number)}
+        for number in range(settings.processes)
+    ]
 
 
 if __name__ == "__main__":

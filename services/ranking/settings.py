@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.ranking import experiments, rules
@@ -18,6 +18,12 @@ class RankingSettings(ServiceSettings):
     port: int = Field(50054, ge=0, le=65535, description="gRPC port; 0: any free one")
     metrics_port: int = Field(
         9105, ge=0, le=65535, description="Prometheus metrics, /livez and /readyz; 0: any free one"
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="that share the port, for more cores; their metrics ports count up from metrics_port",
     )
     graph: GraphClientSettings = Field(default_factory=GraphClientSettings)
     bundles: BundleSettings = Field(default_factory=BundleSettings)
@@ -82,6 +88,14 @@ class RankingSettings(ServiceSettings):
 
     impressions: bool = Field(True, description="write what was shown to the impressions topic")
     impressions_buffer: int = Field(10_000, ge=1, le=10_000_000, description="impressions that wait; more are dropped")
+
+    @model_validator(mode="after")
+    def _has_ports(self) -> "RankingSettings":
+        if self.processes > 1 and not self.port:
+            raise ValueError("processes share one port; name it, or each would take another")
+        if self.processes > 1 and self.metrics_port + self.processes > 65_536:
+            raise ValueError(f"{self.processes} metrics ports from {self.metrics_port} on are more than there are")
+        return self
 
     @field_validator("rules")
     @classmethod

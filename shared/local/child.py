@@ -1,10 +1,8 @@
 """One supervised process: started so that it dies with us, read line by line, stopped with a deadline."""
 
 import asyncio
-import ctypes
 import os
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -13,11 +11,11 @@ from typing import Final
 
 import aiohttp
 
+from shared.processes import dying_with_us
+
 TAIL_LINES: Final = 20
 MAX_LINE_BYTES: Final = 64 * 1024
 POLL_SECONDS: Final = 0.1
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None  # loaded before any fork
 
 # gRPC's fork handlers run before the exec, in a copy of us without our other threads, and now and then abort it. We
 # never fork without an exec. Read when the first channel is made.
@@ -59,13 +57,10 @@ class Child:
     @staticmethod
     async def spawn(part: Part, sink: LineSink) -> "Child":
         """Start the part. Raises PartFailed when its program cannot be run."""
-        parent = os.getpid()
+        dying = dying_with_us(part.death_signal)
 
-        def in_child() -> None:  # between fork and exec: system calls only
-            if _LIBC is not None:
-                _LIBC.prctl(_PR_SET_PDEATHSIG, part.death_signal, 0, 0, 0)
-                if os.getppid() != parent:  # we died before the line above
-                    os._exit(1)
+        def in_child() -> None:
+            dying()
             if part.niceness:
                 os.nice(part.niceness)
 
