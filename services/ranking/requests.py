@@ -75,6 +75,7 @@ class Query:
     include_seen: bool = False
     after: tuple[After, ...] = ()
     explain: bool = True
+    leave_out: bool = False  # explained by leaving each edge out
     arrangement: Arrangement = BY_SCORE
     paged: bool = False
     shown: tuple[str, ...] = ()  # on the pages before
@@ -127,6 +128,7 @@ def read(request: ranking_pb2.RankRequest, k_limit: int, default: Arrangement = 
         include_seen=request.include_seen,
         after=_afters(request),
         explain=not request.without_explanations,
+        leave_out=request.explanation_method == ranking_pb2.EXPLANATION_METHOD_LEAVE_ONE_OUT,
         arrangement=_arrangement(request, default),
         paged=request.paged or bool(request.page_token),
         shown=pages.shown(request.user_id, request.page_token) if request.page_token else (),

@@ -118,6 +118,9 @@ def rank(
         float | None, typer.Option(min=0, max=1, help="probability that a place is given away, to learn")
     ] = None,
     exploration_method: Annotated[ExplorationMethod | None, typer.Option(help="to which items")] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="find the reasons exactly, which takes longer")
+    ] = False,
     paged: Annotated[bool, typer.Option("--paged", help="say how to ask for the next page")] = False,
     page_token: Annotated[str, typer.Option(help="the page after the one that gave this")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
@@ -134,6 +137,7 @@ def rank(
         "page_token": page_token,
         "exploration": exploration,
         "exploration_method": exploration_method and EXPLORATION_METHODS[exploration_method],
+        "explanation_method": ranking_pb2.EXPLANATION_METHOD_LEAVE_ONE_OUT if leave_one_out else None,
     }
     ranking, titles = run(_rank(user, k, asked))
     if as_json:

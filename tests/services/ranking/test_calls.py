@@ -89,6 +89,7 @@ REQUESTS: Final = st.builds(
     diversity=SHARES, diversity_method=st.integers(0, 9), max_per_category=st.integers(-1, 3) | INT32,
     exploration=SHARES, exploration_method=st.integers(0, 9), paged=st.booleans(),
     page_token=st.just("") | st.text("AZaz09-_=", max_size=40), with_timings=st.booleans(),
+    explanation_method=st.integers(0, 9),
 )  # fmt: skip
 LIKE: Final = st.builds(
     RankingServiceSimilarItemsRequest, item_id=IDS, k=st.none() | INT32, exclude_items=MANY, categories=MANY

@@ -9,6 +9,7 @@ from shared.errors import InvalidRequest
 from shared.pb.finestream.v1.position_pb2 import Position
 from shared.pb.finestream.v1.ranking_pb2 import (
     DIVERSITY_METHOD_MMR,
+    EXPLANATION_METHOD_LEAVE_ONE_OUT,
     EXPLORATION_METHOD_EPSILON,
     RankBatchRequest,
     RankRequest,
@@ -97,3 +98,9 @@ def test_an_invalid_one_of_a_batch_is_named_by_its_index() -> None:
 def test_a_batch_over_its_bound_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="at most 256"):
         requests.read_batch(RankBatchRequest(requests=[RankRequest(user_id="a")] * 257), LIMIT)
+
+
+def test_reasons_are_found_exactly_where_that_is_asked_for() -> None:
+    assert not requests.read(RankRequest(user_id="u"), LIMIT).leave_out
+    asked = RankRequest(user_id="u", explanation_method=EXPLANATION_METHOD_LEAVE_ONE_OUT)
+    assert requests.read(asked, LIMIT).leave_out

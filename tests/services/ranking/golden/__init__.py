@@ -28,6 +28,7 @@ QUERIES: Final = (
     Query("u2", 4, context=("i3", "i7"), excludes=("i1",)),
     Query("u3", 10, candidates=("i2", "i4", "i6", "unknown")),
     Query("stranger", 3),
+    Query("u3", 3, leave_out=True),
 )
 
 
