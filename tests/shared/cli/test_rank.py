@@ -71,14 +71,14 @@ def test_what_is_left_out_is_left_to_the_service(ranking: RankingDouble) -> None
 def test_every_option_is_in_the_request_and_the_answer_is_whole(ranking: RankingDouble) -> None:
     shown = runner.invoke(app, [
         "rank", "alice", "--k", "5", "--diversity", "0", "--diversity-method", "dpp", "--per-category", "2",
-        "--exploration", "0.5", "--exploration-method", "ucb", "--leave-one-out", "--paged", "--page-token", "t", "--json",
+        "--exploration", "0.5", "--exploration-method", "ucb", "--leave-one-out", "--min-price", "0", "--max-price", "9.5", "--paged", "--page-token", "t", "--json",
     ])  # fmt: skip
     assert shown.exit_code == 0, shown.output
     assert ranking.asked == [
         RankRequest(
             user_id="alice", k=5, diversity=0.0, diversity_method=ranking_pb2.DIVERSITY_METHOD_DPP, max_per_category=2,
             exploration=0.5, exploration_method=ranking_pb2.EXPLORATION_METHOD_UCB, paged=True, page_token="t",
-            explanation_method=ranking_pb2.EXPLANATION_METHOD_LEAVE_ONE_OUT,
+            min_price=0.0, max_price=9.5, explanation_method=ranking_pb2.EXPLANATION_METHOD_LEAVE_ONE_OUT,
         )
     ]  # fmt: skip
     told = json.loads(shown.output)
@@ -103,8 +103,10 @@ def test_a_wrong_option_is_told_before_anybody_is_asked(ranking: RankingDouble, 
 
 
 def test_similar_names_the_items_and_how_alike_they_are(ranking: RankingDouble) -> None:
-    shown = runner.invoke(app, ["similar", "a", "--k", "3", "--category", "c", "--json"])
-    assert ranking.asked == [ranking_pb2.RankingServiceSimilarItemsRequest(item_id="a", k=3, categories=["c"])]
+    shown = runner.invoke(app, ["similar", "a", "--k", "3", "--category", "c", "--max-price", "2", "--json"])
+    assert ranking.asked == [
+        ranking_pb2.RankingServiceSimilarItemsRequest(item_id="a", k=3, categories=["c"], max_price=2.0)
+    ]
     assert json.loads(shown.output) == {"item": "a", "items": ["b"], "similarities": [0.5], "model_version": "v1"}
     assert "0.500" in runner.invoke(app, ["similar", "a"]).output
 

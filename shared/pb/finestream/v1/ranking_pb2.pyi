@@ -54,7 +54,7 @@ PLACEMENT_EXPLORED: Placement
 PLACEMENT_PINNED: Placement
 
 class RankRequest(_message.Message):
-    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations", "diversity", "diversity_method", "max_per_category", "exploration", "exploration_method", "paged", "page_token", "explanation_method", "with_timings")
+    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations", "diversity", "diversity_method", "max_per_category", "exploration", "exploration_method", "paged", "page_token", "min_price", "max_price", "explanation_method", "with_timings")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,8 @@ class RankRequest(_message.Message):
     EXPLORATION_METHOD_FIELD_NUMBER: _ClassVar[int]
     PAGED_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MIN_PRICE_FIELD_NUMBER: _ClassVar[int]
+    MAX_PRICE_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_METHOD_FIELD_NUMBER: _ClassVar[int]
     WITH_TIMINGS_FIELD_NUMBER: _ClassVar[int]
     user_id: str
@@ -89,9 +91,11 @@ class RankRequest(_message.Message):
     exploration_method: ExplorationMethod
     paged: bool
     page_token: str
+    min_price: float
+    max_price: float
     explanation_method: ExplanationMethod
     with_timings: bool
-    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ..., diversity: _Optional[float] = ..., diversity_method: _Optional[_Union[DiversityMethod, str]] = ..., max_per_category: _Optional[int] = ..., exploration: _Optional[float] = ..., exploration_method: _Optional[_Union[ExplorationMethod, str]] = ..., paged: _Optional[bool] = ..., page_token: _Optional[str] = ..., explanation_method: _Optional[_Union[ExplanationMethod, str]] = ..., with_timings: _Optional[bool] = ...) -> None: ...
+    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ..., diversity: _Optional[float] = ..., diversity_method: _Optional[_Union[DiversityMethod, str]] = ..., max_per_category: _Optional[int] = ..., exploration: _Optional[float] = ..., exploration_method: _Optional[_Union[ExplorationMethod, str]] = ..., paged: _Optional[bool] = ..., page_token: _Optional[str] = ..., min_price: _Optional[float] = ..., max_price: _Optional[float] = ..., explanation_method: _Optional[_Union[ExplanationMethod, str]] = ..., with_timings: _Optional[bool] = ...) -> None: ...
 
 class RankResponse(_message.Message):
     __slots__ = ("items", "rung", "rung_reason", "model_version", "watermark", "request_id", "policy", "next_page_token", "timings")
@@ -204,16 +208,20 @@ class RankBatchResponse(_message.Message):
     def __init__(self, responses: _Optional[_Iterable[_Union[RankResponse, _Mapping]]] = ...) -> None: ...
 
 class RankingServiceSimilarItemsRequest(_message.Message):
-    __slots__ = ("item_id", "k", "exclude_items", "categories")
+    __slots__ = ("item_id", "k", "exclude_items", "categories", "min_price", "max_price")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_ITEMS_FIELD_NUMBER: _ClassVar[int]
     CATEGORIES_FIELD_NUMBER: _ClassVar[int]
+    MIN_PRICE_FIELD_NUMBER: _ClassVar[int]
+    MAX_PRICE_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     k: int
     exclude_items: _containers.RepeatedScalarFieldContainer[str]
     categories: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, item_id: _Optional[str] = ..., k: _Optional[int] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ...) -> None: ...
+    min_price: float
+    max_price: float
+    def __init__(self, item_id: _Optional[str] = ..., k: _Optional[int] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., min_price: _Optional[float] = ..., max_price: _Optional[float] = ...) -> None: ...
 
 class RankingServiceSimilarItemsResponse(_message.Message):
     __slots__ = ("items", "model_version")
