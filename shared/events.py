@@ -93,6 +93,7 @@ class Item(Struct, frozen=True, gc=False, kw_only=True):
         list[Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]], Meta(max_length=MAX_CATEGORIES)
     ] = msgspec.field(default_factory=list)
     available: bool = True
+    price: Annotated[float, Meta(ge=0, description="in the catalogue's currency")] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Pair(Struct, frozen=True, gc=False, array_like=True):

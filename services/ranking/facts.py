@@ -4,6 +4,7 @@ Host memory a row: the id, its categories' row sets, a few hundred bytes of opin
 numbers. Written and read by jobs of the inference thread only; the loop may read single values.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -35,6 +36,7 @@ class Facts:
         self._opinions: list[bytes] = []
         self._available = torch.zeros(FIRST_CAPACITY, dtype=torch.bool, device=device)
         self._users = torch.zeros(FIRST_CAPACITY, device=device)
+        self._prices = torch.zeros(FIRST_CAPACITY, dtype=torch.float64, device=device)  # NaN: not known
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -53,6 +55,11 @@ class Facts:
     def users(self) -> Tensor:
         """(N,) float32: about how many distinct users met the item."""
         return self._users[: len(self)]
+
+    def costing(self, low: float, high: float) -> Tensor:
+        """(N,) bool: the price is known and within the bounds."""
+        prices = self._prices[: len(self)]
+        return (prices >= low) & (prices <= high)
 
     def put(self, nodes: Sequence[ItemNode]) -> None:
         """Write each node's row; an id that is new gets the next row."""
@@ -109,6 +116,7 @@ class Facts:
         self.last_seen = max(self.last_seen, node.last_seen)
         self._available[row] = node.available
         self._users[row] = distinct_users(node.popularity_total)
+        self._prices[row] = math.nan if node.facts is None or node.facts.price is None else node.facts.price
         self._opinions[row] = opinions.pack(node.reviews)
         self._categorise(row, node.facts.categories if node.facts else ())
         if topics.ITEMS in node.positions:
@@ -131,3 +139,4 @@ class Facts:
         more = max(rows, 2 * capacity) - capacity
         self._available = torch.cat([self._available, self._available.new_zeros(more)])
         self._users = torch.cat([self._users, self._users.new_zeros(more)])
+        self._prices = torch.cat([self._prices, self._prices.new_zeros(more)])

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from shared.events import user_hash
 from shared.graph.state import ReviewSlot
 
 KEPT: Final = 3
@@ -23,6 +24,7 @@ class Opinion(Struct, frozen=True, array_like=True):
     review_id: str
     polarity: int
     vector: bytes  # (c,) int8
+    by: int  # user_hash of who said it
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -33,10 +35,11 @@ def pack(reviews: Sequence[ReviewSlot]) -> bytes:
     """The opinions worth quoting, as bytes; empty where there are none. `reviews` are newest first."""
     by_attribute: dict[str, list[Opinion]] = defaultdict(list)
     for slot in reviews:
+        by = user_hash(slot.other_id)
         for pair in slot.pairs:
             if pair.polarity >= 0 and pair.quote:
                 by_attribute[pair.attribute].append(
-                    Opinion(pair.attribute, pair.phrase, pair.quote, slot.review_id, pair.polarity, pair.vector)
+                    Opinion(pair.attribute, pair.phrase, pair.quote, slot.review_id, pair.polarity, pair.vector, by)
                 )
     kept = [o for found in by_attribute.values() for o in sorted(found, key=lambda o: -o.polarity)[:KEPT]]
     return _ENCODER.encode(kept) if kept else b""

@@ -157,7 +157,7 @@ class Pipeline:
             explore.explore(jobs, generation.facts, self._new_item_users)
         pin.place(jobs)
         with _timed("explain", took):
-            explain.explain(jobs, generation)
+            explain.explain(jobs, generation, now)
         with _timed("respond", took):
             respond.respond(jobs, generation)
         return took

@@ -1,5 +1,6 @@
 """What a Rank call may ask: validated once, at the edge, into a Query."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from shared.models.diversity import Method
 from shared.pb.finestream.v1 import position_pb2, ranking_pb2
 
 M = TypeVar("M")
+Filtered = ranking_pb2.RankRequest | ranking_pb2.RankingServiceSimilarItemsRequest
+Prices = tuple[float, float]  # from, to
 DEFAULT_K: Final = 10
 MAX_CANDIDATES: Final = 10_000
 MAX_CONTEXT: Final = 50
@@ -72,9 +75,11 @@ class Query:
     context: tuple[str, ...] = ()  # oldest first
     excludes: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
+    prices: Prices | None = None
     include_seen: bool = False
     after: tuple[After, ...] = ()
     explain: bool = True
+    leave_out: bool = False  # explained by leaving each edge out
     arrangement: Arrangement = BY_SCORE
     paged: bool = False
     shown: tuple[str, ...] = ()  # on the pages before
@@ -97,6 +102,7 @@ class SimilarQuery:
     k: int
     excludes: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
+    prices: Prices | None = None
 
 
 def read_similar(request: ranking_pb2.RankingServiceSimilarItemsRequest, k_limit: int) -> SimilarQuery:
@@ -107,6 +113,7 @@ def read_similar(request: ranking_pb2.RankingServiceSimilarItemsRequest, k_limit
         _k(request, k_limit),
         _ids("exclude_items", request.exclude_items, MAX_EXCLUDES),
         _ids("categories", request.categories, MAX_CATEGORIES),
+        _prices(request),
     )
 
 
@@ -124,9 +131,11 @@ def read(request: ranking_pb2.RankRequest, k_limit: int, default: Arrangement = 
         context=_ids("context_items", request.context_items, MAX_CONTEXT),
         excludes=_ids("exclude_items", request.exclude_items, MAX_EXCLUDES),
         categories=_ids("categories", request.categories, MAX_CATEGORIES),
+        prices=_prices(request),
         include_seen=request.include_seen,
         after=_afters(request),
         explain=not request.without_explanations,
+        leave_out=request.explanation_method == ranking_pb2.EXPLANATION_METHOD_LEAVE_ONE_OUT,
         arrangement=_arrangement(request, default),
         paged=request.paged or bool(request.page_token),
         shown=pages.shown(request.user_id, request.page_token) if request.page_token else (),
@@ -149,11 +158,29 @@ def read_batch(request: ranking_pb2.RankBatchRequest, k_limit: int, default: Arr
     return queries
 
 
-def _k(request: ranking_pb2.RankRequest | ranking_pb2.RankingServiceSimilarItemsRequest, limit: int) -> int:
+def _k(request: Filtered, limit: int) -> int:
     k = request.k if request.HasField("k") else min(DEFAULT_K, limit)
     if not 1 <= k <= limit:
         raise InvalidRequest(f"k is {k}; ask for 1 to {limit} items, or leave k out for {min(DEFAULT_K, limit)}", "k")
     return k
+
+
+def _prices(request: Filtered) -> Prices | None:
+    if not (request.HasField("min_price") or request.HasField("max_price")):
+        return None
+    low = _price("min_price", request.min_price)
+    high = _price("max_price", request.max_price) if request.HasField("max_price") else math.inf
+    if low > high:
+        raise InvalidRequest(
+            f"min_price is {low:g} and max_price {high:g}; send a min_price that is not above", "min_price"
+        )
+    return low, high
+
+
+def _price(field: str, value: float) -> float:
+    if not 0.0 <= value < math.inf:  # NaN too
+        raise InvalidRequest(f"{field} is {value:g}; send 0 or more, or leave it out for no bound", field)
+    return value
 
 
 def _arrangement(request: ranking_pb2.RankRequest, default: Arrangement) -> Arrangement:

@@ -76,19 +76,22 @@ class Similar:
 def nearest(queries: Sequence[SimilarQuery], facts: Facts, table: ItemTable, tile_items: int) -> list[list[Pick]]:
     """The k nearest rows of each, without the item itself; those without categories in one pass together."""
     left_out = [{facts.row_of[item] for item in (q.item_id, *q.excludes) if item in facts.row_of} for q in queries]
+    within = [facts.costing(*query.prices) if query.prices else None for query in queries]
     found: list[list[Pick]] = [[] for _ in queries]
     whole = [at for at, query in enumerate(queries) if not query.categories]
     if whole:
         k = max(queries[at].k for at in whole)
         scores = ByCosine([facts.row_of[queries[at].item_id] for at in whole], table)
-        best = select.best(scores, Allowed(facts.available, [left_out[at] for at in whole]), k, tile_items)
+        allowed = Allowed(facts.available, [left_out[at] for at in whole], [within[at] for at in whole])
+        best = select.best(scores, allowed, k, tile_items)
         for at, picks in zip(whole, best, strict=True):
             found[at] = picks[: queries[at].k]
     for at, query in enumerate(queries):
         if query.categories:
             rows = facts.rows_in(query.categories) - left_out[at]
             scores = ByCosine([facts.row_of[query.item_id]], table)
-            found[at] = select.best_of(scores, facts.available, rows, query.k, tile_items)
+            shown = facts.available if (mask := within[at]) is None else facts.available & mask
+            found[at] = select.best_of(scores, shown, rows, query.k, tile_items)
     return found
 
 

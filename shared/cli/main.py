@@ -51,6 +51,8 @@ Reviews = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Amaz
 Texts = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Amazon-format JSON lines, or a text a line")]
 Limit = Annotated[int, typer.Option(min=0, help="reviews at most; 0: all")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="ask nobody: what would the model cost?")]
+MinPrice = Annotated[float | None, typer.Option(min=0, help="only items that cost so much or more")]
+MaxPrice = Annotated[float | None, typer.Option(min=0, help="only items that cost so much or less")]
 Meta = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="metadata of the items, JSON lines")]
 
 
@@ -109,6 +111,8 @@ def rank(
     k: Annotated[int, typer.Option(help="how many items")] = 10,
     context: Annotated[list[str] | None, typer.Option(help="an item looked at now; may be repeated")] = None,
     category: Annotated[list[str] | None, typer.Option(help="only items with one of these categories")] = None,
+    min_price: MinPrice = None,
+    max_price: MaxPrice = None,
     include_seen: Annotated[bool, typer.Option("--include-seen", help="items of the history too")] = False,
     diversity: Annotated[
         float | None, typer.Option(min=0, max=1, help="0: by score alone, 1: unlike each other above all")
@@ -119,6 +123,9 @@ def rank(
         float | None, typer.Option(min=0, max=1, help="probability that a place is given away, to learn")
     ] = None,
     exploration_method: Annotated[ExplorationMethod | None, typer.Option(help="to which items")] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="find the reasons exactly, which takes longer")
+    ] = False,
     paged: Annotated[bool, typer.Option("--paged", help="say how to ask for the next page")] = False,
     page_token: Annotated[str, typer.Option(help="the page after the one that gave this")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
@@ -127,6 +134,8 @@ def rank(
     asked = {
         "context": context or [],
         "categories": category or [],
+        "min_price": min_price,
+        "max_price": max_price,
         "include_seen": include_seen,
         "diversity": diversity,
         "diversity_method": diversity_method and DIVERSITY_METHODS[diversity_method],
@@ -135,6 +144,7 @@ def rank(
         "page_token": page_token,
         "exploration": exploration,
         "exploration_method": exploration_method and EXPLORATION_METHODS[exploration_method],
+        "explanation_method": ranking_pb2.EXPLANATION_METHOD_LEAVE_ONE_OUT if leave_one_out else None,
     }
     ranking, titles = run(_rank(user, k, asked))
     if as_json:
@@ -158,16 +168,19 @@ def similar(
     item: Annotated[str, typer.Argument(help="item id")],
     k: Annotated[int, typer.Option(help="how many items")] = 10,
     category: Annotated[list[str] | None, typer.Option(help="only items with one of these categories")] = None,
+    min_price: MinPrice = None,
+    max_price: MaxPrice = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table")] = False,
 ) -> None:
     """The items most like one, by the vectors that rankings score with."""
-    found, titles = run(_similar(item, k, category or []))
+    asked = {"categories": category or [], "min_price": min_price, "max_price": max_price}
+    found, titles = run(_similar(item, k, asked))
     Console().print_json(data=found) if as_json else Console().print(similar_table(found, titles))
 
 
-async def _similar(item: str, k: int, categories: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+async def _similar(item: str, k: int, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     async with connect(read(ClientSettings)) as client:
-        answer = await client.similar_items(item, k, categories)
+        answer = await client.similar_items(item, k, **asked)
         nodes = await client.items([item, *(one.item_id for one in answer.items)])
         titles = {item_id: node.facts.title for item_id, node in nodes.items() if node.facts}
         return similar_of(item, answer), titles

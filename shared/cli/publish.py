@@ -4,6 +4,7 @@ import time
 import uuid
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 
@@ -47,13 +48,14 @@ def item(
     description: Annotated[str, typer.Option()] = "",
     brand: Annotated[str, typer.Option()] = "",
     category: Annotated[list[str] | None, typer.Option(help="may be given several times")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="in the catalogue's currency")] = None,
     available: Annotated[bool, typer.Option(help="--no-available withdraws the item")] = True,
 ) -> None:
     """An item of the catalogue, new or changed."""
     _publish(
         Item(
             item_id=item, ts=time.time(), title=title, description=description, brand=brand,
-            categories=category or [], available=available,
+            categories=category or [], available=available, price=msgspec.UNSET if price is None else price,
         )
     )  # fmt: skip
 

@@ -18,14 +18,17 @@ RUNGS: Final = {
 def explanation(reason: ranking_pb2.Explanation) -> dict[str, Any]:
     """An explanation as plain values; `kind` is the proto's name of the reason, or "" where there is none."""
     kind = reason.WhichOneof("reason")
+    moved = {"moved": round(reason.moved, 4)} if reason.HasField("moved") else {}
     if kind == "opinion":
-        said = reason.opinion
-        return {
-            "kind": kind, "attribute": said.attribute, "opinion": said.opinion, "quote": said.quote,
-            "review_id": said.review_id,
-        }  # fmt: skip
+        return {"kind": kind, **_words(reason.opinion), **moved}
     if kind == "history":
-        return {"kind": kind, "item_id": reason.history.item_id}
+        spoken = {"spoken": {**_words(reason.spoken), "moved": round(reason.spoken_moved, 4)}}
+        return {
+            "kind": kind,
+            "item_id": reason.history.item_id,
+            **moved,
+            **(spoken if reason.HasField("spoken") else {}),
+        }
     if kind == "popular":
         return {"kind": kind, "users": round(reason.popular.users)}
     if kind == "explored":
@@ -33,12 +36,19 @@ def explanation(reason: ranking_pb2.Explanation) -> dict[str, Any]:
     return {"kind": kind or ""}
 
 
+def _words(said: ranking_pb2.OpinionReason) -> dict[str, str]:
+    return {
+        "attribute": said.attribute, "opinion": said.opinion, "quote": said.quote, "review_id": said.review_id,
+    }  # fmt: skip
+
+
 def sentence(reason: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """An explanation as one sentence."""
     if reason["kind"] == "opinion":
-        return f"{reason['attribute']}: “{reason['quote']}” (review {reason['review_id']})"
+        return _quote(reason)
     if reason["kind"] == "history":
-        return f"because of {named(reason['item_id'], titles)}"
+        also = f"; {_quote(reason['spoken'])}" if "spoken" in reason else ""
+        return f"because of {named(reason['item_id'], titles)}{also}"
     if reason["kind"] == "popular":
         return f"met by about {reason['users']} users"
     if reason["kind"] == "explored":
@@ -46,6 +56,12 @@ def sentence(reason: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     if reason["kind"] == "pinned":
         return "put here by a rule"
     return ""
+
+
+def _quote(said: Mapping[str, Any]) -> str:
+    if not said["quote"]:
+        return f"{said['attribute']}, which you write of"
+    return f"{said['attribute']}: “{said['quote']}” (review {said['review_id']})"
 
 
 def ranking_of(user_id: str, answer: ranking_pb2.RankResponse) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import msgspec
+
 from shared import rpc
 from shared.events import Interaction, Item, Review
 from shared.graph import state
@@ -58,9 +60,10 @@ class Client:
         return await self._ranking.Rank(request, timeout=timeout)  # type: ignore[no-any-return]
 
     async def similar_items(
-        self, item_id: str, k: int = 10, categories: Sequence[str] = (), timeout: float = CALL_SECONDS
+        self, item_id: str, k: int = 10, categories: Sequence[str] = (), timeout: float = CALL_SECONDS, **fields: Any
     ) -> ranking_pb2.RankingServiceSimilarItemsResponse:
-        request = ranking_pb2.RankingServiceSimilarItemsRequest(item_id=item_id, k=k, categories=categories)
+        """`fields`: as in rank."""
+        request = ranking_pb2.RankingServiceSimilarItemsRequest(item_id=item_id, k=k, categories=categories, **fields)
         return await self._ranking.SimilarItems(request, timeout=timeout)  # type: ignore[no-any-return]
 
     async def users(self, ids: Sequence[str], timeout: float = CALL_SECONDS) -> dict[str, UserState]:
@@ -119,5 +122,6 @@ def _request_of(event: Interaction | Review | Item) -> event_pb2.PublishRequest:
         item=event_pb2.Item(
             item_id=event.item_id, ts=event.ts, title=event.title, description=event.description, brand=event.brand,
             categories=event.categories, available=event.available,
+            price=None if event.price is msgspec.UNSET else event.price,
         )
     )  # fmt: skip

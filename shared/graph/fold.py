@@ -270,12 +270,15 @@ def _facts_of(item: Item) -> ItemFacts:
     digest = events.content_hash(
         item.title, item.description, item.brand, *item.categories, "" if item.available else "withdrawn"
     )
-    return ItemFacts(item.ts, digest, item.title, item.description, item.brand, tuple(item.categories), item.available)
+    price = None if item.price is msgspec.UNSET else float(item.price)
+    categories = tuple(item.categories)
+    return ItemFacts(item.ts, digest, item.title, item.description, item.brand, categories, item.available, price)
 
 
 def _facts_order(facts: ItemFacts) -> tuple[object, ...]:
-    # All fields: texts that hold the hash's separator can share a hash.
-    return msgspec.structs.astuple(facts)
+    # All fields: texts that hold the hash's separator can share a hash, and the price is not in it.
+    *others, price = msgspec.structs.astuple(facts)
+    return (*others, -1.0 if price is None else price)
 
 
 def _semantics_of(fact: ItemSemantics) -> Semantics:

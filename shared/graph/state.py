@@ -51,7 +51,7 @@ class ReviewSlot(Struct, frozen=True, gc=False, array_like=True):
 
 
 class ItemFacts(Struct, frozen=True, gc=False, array_like=True):
-    """An item's own description: the newest by (ts, content hash)."""
+    """An item's own description: the newest by (ts, content hash), of equal ones the dearer."""
 
     ts: float
     content_hash: str
@@ -60,6 +60,7 @@ class ItemFacts(Struct, frozen=True, gc=False, array_like=True):
     brand: str
     categories: tuple[str, ...]
     available: bool
+    price: float | None = None
 
 
 class Semantics(Struct, frozen=True, gc=False, array_like=True):

@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shared.graph.state import ItemNode, UserState
+from shared.models import finestream_attribution
+from shared.models.attribution import Moved
 from shared.models.contract import WEIGHTS_FILE, ItemTable, read_config, write_config
 from shared.models.features import Schema, item_features, user_features
 from shared.models.finestream_network import Config, Network
@@ -73,10 +75,14 @@ class Finestream:
         near = self.neighbours.users(met, features.real, config.decay)
         return torch.cat([config.personal * u, config.neighbours * config.neighbour_view * near], 1)
 
+    def moved(self, users: Sequence[UserState], table: ItemTable, rows: Sequence[Sequence[int]]) -> Moved:
+        """See attribution.Attributing."""
+        self._not_training()
+        return finestream_attribution.moved(self, users, table, rows)
+
     def _not_training(self) -> None:
-        if (
-            self.network.training
-        ):  # eval() goes through every module, which takes longer than to encode a user's opinions
+        """eval() goes through every module, which takes longer than to encode a user's opinions."""
+        if self.network.training:
             self.network.eval()
 
     def id_rows(self, item_ids: Sequence[str]) -> Tensor:

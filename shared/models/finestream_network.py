@@ -175,6 +175,15 @@ class OpinionConvolution(nn.Module):
 
     def forward(self, x: Tensor, edges: Edges, reviewed: Tensor | None) -> Tensor:
         """x (N, A, c), reviewed (M, c): the item's own place on the attribute, for users -> (N, A, c)."""
+        return self.summed(x, *self.weighed(x, edges, reviewed))
+
+    def summed(self, x: Tensor, at: Tensor, weight: Tensor, v: Tensor) -> Tensor:
+        """What `weighed` gives, taken together: (N, A, c)."""
+        flat = torch.zeros(x.shape[0] * x.shape[1], x.shape[2], device=x.device, dtype=v.dtype)
+        return flat.index_add(0, at, weight[:, None] * v).view(x.shape)
+
+    def weighed(self, x: Tensor, edges: Edges, reviewed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Each opinion's place (M,) in N A, its weight (M,) there, and its v (M, c)."""
         n, a, c = x.shape
         at = edges.node * a + edges.attribute  # (M,)
         own = x.reshape(-1, c)[at]  # (M, c): the node's own place on the opinion's attribute
@@ -182,9 +191,7 @@ class OpinionConvolution(nn.Module):
         k_in, v_in = (opinion, own + opinion) if reviewed is None else (reviewed, reviewed + opinion)
         k_in = self.attribute(edges.attribute) + k_in
         q, k, v = (self._map(which, z, edges.attribute) for which, z in enumerate((own, k_in, v_in)))
-        weight = segment_softmax((q * k).sum(1) / c**0.5, at, n * a)  # (M,)
-        out: Tensor = torch.zeros(n * a, c, device=x.device, dtype=v.dtype).index_add(0, at, weight[:, None] * v)
-        return out.view(n, a, c)
+        return at, segment_softmax((q * k).sum(1) / c**0.5, at, n * a), v
 
     def _map(self, which: int, z: Tensor, attribute: Tensor) -> Tensor:
         """(M, c) -> (M, c), each row by its attribute's map."""
@@ -256,18 +263,22 @@ class Network(nn.Module):
         return co[rows, last], se[rows, last]
 
     def _fine_user(self, f: UserFeatures, x_hat: Tensor, fine: Tensor) -> Tensor:  # -> (B, d)
-        b, edges, real = len(f.history), f.edges, f.real.float()
-        sums = F.embedding_bag(f.history, fine.flatten(1), per_sample_weights=real, mode="sum")  # (B, A c)
-        x = (sums / real.sum(1, keepdim=True).clamp(min=1)).view(
-            b, *fine.shape[1:]
-        )  # (B, A, c): q^a from the items met
-        reviewed = fine[edges.item.clamp(min=0), edges.attribute].float() * (edges.item >= 0)[:, None]  # (M, c)
-        told = self.user_opinions(x, edges, reviewed) if self.config.opinions else 0.0
+        x = self.around(f, fine)
+        told = self.user_opinions(x, f.edges, reviewed(f.edges, fine)) if self.config.opinions else 0.0
         u = self.user_head((x + told).flatten(1))  # (B, d)
-        weight = (self.fusion(u)[:, None] * x_hat).sum(-1) / self.config.d**0.5  # (B, L)
-        weight = weight.masked_fill(~f.real, -1e4).softmax(1) * _some(f.real)
-        assert u.shape == (b, self.config.d)
-        return u + (weight[:, :, None] * x_hat).sum(1)  # type: ignore[no-any-return]
+        assert u.shape == (len(f.history), self.config.d)
+        return u + (self.fused(u, x_hat, f.real)[:, :, None] * x_hat).sum(1)  # type: ignore[no-any-return]
+
+    def around(self, f: UserFeatures, fine: Tensor) -> Tensor:
+        """q^a from the items met: (B, A, c)."""
+        real = f.real.float()
+        sums = F.embedding_bag(f.history, fine.flatten(1), per_sample_weights=real, mode="sum")  # (B, A c)
+        return (sums / real.sum(1, keepdim=True).clamp(min=1)).view(len(real), *fine.shape[1:])
+
+    def fused(self, u: Tensor, x_hat: Tensor, real: Tensor) -> Tensor:
+        """The weight of each item met: (B, d), (B, L, d) -> (B, L)."""
+        weight = (self.fusion(u)[:, None] * x_hat).sum(-1) / self.config.d**0.5
+        return weight.masked_fill(~real, -1e4).softmax(1) * _some(real)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def fit_content(self, content: Tensor) -> None:
@@ -279,6 +290,11 @@ class Network(nn.Module):
         _, _, axes = torch.linalg.svd(known - self.mean, full_matrices=False)
         kept = min(len(axes), self.config.d)
         self.components[:kept] = axes[:kept]
+
+
+def reviewed(edges: Edges, fine: Tensor) -> Tensor:
+    """The places (M, c) of the items that opinions are of, on the attribute; zero where the table has no such item."""
+    return fine[edges.item.clamp(min=0), edges.attribute].float() * (edges.item >= 0)[:, None]
 
 
 def _causal(real: Tensor) -> Tensor:

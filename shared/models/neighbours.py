@@ -49,13 +49,17 @@ class Neighbours:
 
     def users(self, factors: Tensor, real: Tensor, decay: float) -> Tensor:
         """f of histories (B, L, r), oldest first, and which columns are real (B, L) -> (B, r)."""
-        length = real.sum(1, keepdim=True)  # (B, 1)
-        ago = (length - 1 - torch.arange(real.shape[1], device=real.device)).clamp(min=0)  # (B, L)
-        weight = decay**ago * real / length.clamp(min=1) ** 0.5
-        return (weight[:, None] @ factors.float())[:, 0]
+        return (weights(real, decay)[:, None] @ factors.float())[:, 0]
 
     def to(self, device: str) -> "Neighbours":
         return Neighbours(self.factors.to(device), self.mean.to(device), self.from_text.to(device), self.kappa)
+
+
+def weights(kept: Tensor, decay: float) -> Tensor:
+    """What the items of histories count, oldest first, of which only the kept (..., L) are there: (..., L)."""
+    count = kept.cumsum(-1, dtype=torch.int32)
+    length = count[..., -1:]
+    return decay ** (length - count) * kept / length.clamp(min=1) ** 0.5
 
 
 def nobody(rank: int, ids: int, embedding_dim: int) -> Neighbours:

@@ -1,16 +1,16 @@
-"""Explain: one reason an item, from what is true of this user and this item.
+"""Explain: what of the user moved each item's score upward most, and what the item's reviewers say of it.
 
-An opinion where reviewers praise an attribute that the user speaks about: the one whose vector agrees most with
-the user's own opinions of it. Else the item of the user's history whose vector is closest to the item's. Popular
-items: how many users met them. What is shown by chance, or by a rule, says that.
+An item of the user's history, or a pair of one of their reviews: then the reason is the pair's attribute, with the
+words of a reviewer of the item. How far each moved the score says the model itself, or, where the request asks for it,
+leaving each out. A model that cannot say it gives the item of the history whose vector is closest, and no amount.
+Where nothing of the user moved the score upward, the item is there for its popularity, which is then the reason. What
+is shown by chance, or by a rule, says that.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from operator import mul
 from typing import Final
 
-import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,36 +18,26 @@ from services.ranking.facts import Facts
 from services.ranking.generation import Generation
 from services.ranking.job import EXPLORED, PINNED, POPULAR, Job
 from services.ranking.opinions import Opinion
-from shared.graph.state import UserState
-from shared.models.contract import ItemTable
+from shared.events import Pair, user_hash
+from shared.models.attribution import Attributing, Moved, left_out
+from shared.models.contract import ItemTable, Servable
 from shared.models.features import padded
 from shared.pb.finestream.v1 import ranking_pb2
-from shared.space import Floats, dequantise
 
-CATCH_ALL: Final = "other"  # the attribute of what fits no named one says little
 PADDED_ROWS: Final = 8_192  # of the table that are compared with histories at once
 
 
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """What a user says of one attribute: the mean direction of the opinions, and how many they are."""
-
-    direction: Floats  # (c,), length 1 or 0
-    count: int
-
-
-Said = tuple[Opinion, Voice]  # a reviewer's opinion, and what the user says of the same
-
-
-def explain(jobs: Sequence[Job], generation: Generation) -> None:
-    """Fill in `explanations`. All jobs of a micro-batch together: each numpy and torch call is paid once."""
+def explain(jobs: Sequence[Job], generation: Generation, now: float) -> None:
+    """Fill in `explanations`; `now` in seconds since 1970. Jobs together: each torch call is paid once."""
     asked = [job for job in jobs if job.query.explain]
     personal = [job for job in asked if job.rung != POPULAR]
-    if personal and generation.table is not None:
-        _explain(personal, generation.facts, generation.table)
+    model, table = generation.release.model, generation.table
+    if personal and model is not None and table is not None:
+        for some in _alike([len(job.picks) for job in personal]):
+            _explain([personal[at] for at in some], generation.facts, model, table, now)
     for job in asked:
         if job.rung == POPULAR:
-            job.explanations = [_popular(users) for users in _users(job, generation.facts)]
+            job.explanations = [_popular(float(generation.facts.users[pick.row])) for pick in job.picks]
         _placed(job, generation.facts)
 
 
@@ -60,96 +50,71 @@ def _placed(job: Job, facts: Facts) -> None:
             job.explanations[at] = ranking_pb2.Explanation(pinned=ranking_pb2.PinnedReason())
 
 
-def _popular(users: float) -> ranking_pb2.Explanation:
-    return ranking_pb2.Explanation(popular=ranking_pb2.PopularReason(users=users))
+def _explain(jobs: Sequence[Job], facts: Facts, model: Servable, table: ItemTable, now: float) -> None:
+    exact = [job for job in jobs if job.query.leave_out]
+    others = [job for job in jobs if not job.query.leave_out]
+    if exact:
+        _tell(exact, facts, left_out(model, [job.user for job in exact], table, now, _rows(exact)))
+    if others and isinstance(model, Attributing):
+        _tell(others, facts, model.moved([job.user for job in others], table, _rows(others)))
+    elif others:
+        closest = closest_of_history(
+            table, [(job.history, rows) for job, rows in zip(others, _rows(others), strict=True)]
+        )
+        for job, met in zip(others, closest, strict=True):
+            job.explanations = [_of_history(facts.item_ids[row]) for row in met]
 
 
-def _users(job: Job, facts: Facts) -> list[float]:
-    """How many users met each pick: not its score, which rules may have changed."""
-    return facts.users[[pick.row for pick in job.picks]].tolist()
+def _rows(jobs: Sequence[Job]) -> list[list[int]]:
+    return [[pick.row for pick in job.picks] for job in jobs]
 
 
-def _explored(users: float) -> ranking_pb2.Explanation:
-    return ranking_pb2.Explanation(explored=ranking_pb2.ExploredReason(users=users))
+def _tell(jobs: Sequence[Job], facts: Facts, moved: Moved) -> None:
+    by_item, which = (found.tolist() for found in moved.by_items.max(1))  # (B, K)
+    items, by_said = moved.items.tolist(), moved.by_said.transpose(1, 2).tolist()  # (B, E), (B, K, P)
+    for at, job in enumerate(jobs):
+        own, said = user_hash(job.user.user_id), moved.said[at]
+        job.explanations = []
+        for k, pick in enumerate(job.picks):
+            opinions = [opinion for opinion in facts.opinions(pick.row) if opinion.by != own]
+            by, moves = by_item[at][k], by_said[at][k]
+            most = max(moves)
+            if most > max(by, 0.0):
+                reason = ranking_pb2.Explanation(opinion=_quoted(said[moves.index(most)], opinions), moved=most)
+            elif by > 0:
+                spoken, spoken_by = _spoken(said, moves, opinions)
+                history = ranking_pb2.HistoryReason(item_id=facts.item_ids[items[at][which[at][k]]])
+                reason = ranking_pb2.Explanation(history=history, moved=by, spoken=spoken, spoken_moved=spoken_by)
+            else:
+                reason = _popular(float(facts.users[pick.row]))
+            job.explanations.append(reason)
 
 
-def _explain(jobs: Sequence[Job], facts: Facts, table: ItemTable) -> None:
-    speaking = iter(best_of(_fitting_of(jobs, facts)))
-    closest = closest_of_history(table, [(job.history, [pick.row for pick in job.picks]) for job in jobs])
-    for job, rows in zip(jobs, closest, strict=True):
-        job.explanations = [
-            _of_opinion(opinion) if (opinion := next(speaking)) else _of_history(facts.item_ids[row]) for row in rows
-        ]
+def _spoken(
+    said: Sequence[Pair], moves: Sequence[float], opinions: Sequence[Opinion]
+) -> tuple[ranking_pb2.OpinionReason | None, float | None]:
+    """The pair that moved the score upward most of those on what the item's reviewers speak of, if any did."""
+    named, most, best = {opinion.attribute for opinion in opinions}, 0.0, None
+    for pair, by in zip(said, moves, strict=False):
+        if by > most and pair.attribute in named:
+            most, best = by, pair
+    return (_quoted(best, opinions), most) if best else (None, None)
 
 
-def _fitting_of(jobs: Sequence[Job], facts: Facts) -> list[list[Said]]:
-    """What may be told of each pick of each job, in order."""
-    found: list[list[Said]] = []
-    for job, voices in zip(jobs, voices_of([job.user for job in jobs]), strict=True):
-        own = {slot.review_id for slot in job.user.reviews}
-        found += [fitting(facts.opinions(pick.row), voices, own) if voices else [] for pick in job.picks]
-    return found
+def _quoted(said: Pair, opinions: Sequence[Opinion]) -> ranking_pb2.OpinionReason:
+    """The attribute, in the words of the reviewer whose opinion is best, and of those closest to the user's own."""
+    same = [opinion for opinion in opinions if opinion.attribute == said.attribute]
+    if not same:
+        return ranking_pb2.OpinionReason(attribute=said.attribute)
+    told = max(same, key=lambda opinion: (opinion.polarity, agreement(opinion.vector, said.vector)))
+    return ranking_pb2.OpinionReason(
+        attribute=told.attribute, opinion=told.phrase, quote=told.quote, review_id=told.review_id
+    )
 
 
-def voices_of(users: Sequence[UserState]) -> list[dict[str, Voice]]:
-    """Of each user: attribute -> what they say of it, over all reviews that the state holds."""
-    told: list[dict[str, list[bytes]]] = []
-    for user in users:
-        told.append(defaultdict(list))
-        for slot in user.reviews:
-            for pair in slot.pairs:
-                told[-1][pair.attribute].append(pair.vector)
-    directions = iter(_directions([vectors for of_user in told for vectors in of_user.values()]))
-    return [{name: Voice(next(directions), len(vectors)) for name, vectors in of_user.items()} for of_user in told]
-
-
-def _directions(groups: Sequence[Sequence[bytes]]) -> list[Floats]:
-    """The mean direction of each group of int8 vectors, (c,) of length 1 or 0; of a group the longest vectors count."""
-    found = [np.zeros(0, np.float32)] * len(groups)
-    sizes = [max(map(len, group)) for group in groups]
-    for size in set(sizes) - {0}:
-        at = [index for index, one in enumerate(sizes) if one == size]
-        kept = [[vector for vector in groups[index] if len(vector) == size] for index in at]
-        rows = dequantise(b"".join(vector for group in kept for vector in group)).reshape(-1, size)  # (M, c)
-        first = np.cumsum([0, *(len(group) for group in kept)])[:-1]
-        sums = np.add.reduceat(rows, first)  # (groups, c)
-        lengths = np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        for index, direction in zip(at, sums / lengths, strict=True):
-            found[index] = direction
-    return found
-
-
-def fitting(opinions: Sequence[Opinion], voices: Mapping[str, Voice], own_reviews: set[str]) -> list[Said]:
-    """An item's opinions on attributes that the user speaks about; never the user's own words."""
-    return [(o, voices[o.attribute]) for o in opinions if o.attribute in voices and o.review_id not in own_reviews]
-
-
-def best_of(items: Sequence[Sequence[Said]]) -> list[Opinion | None]:
-    """Of each item's fitting opinions the one that is worth most; the first of equals."""
-    agreements = iter(agreement([said for of_item in items for said in of_item]))
-    found: list[Opinion | None] = []
-    for of_item in items:
-        worths = [_worth(*said, next(agreements)) for said in of_item]
-        found.append(of_item[worths.index(max(worths))][0] if of_item else None)
-    return found
-
-
-def _worth(opinion: Opinion, voice: Voice, agrees: float) -> tuple[int, bool, float, int]:
-    return (opinion.polarity, opinion.attribute != CATCH_ALL, agrees, voice.count)
-
-
-def agreement(said: Sequence[Said]) -> list[float]:
-    """Cosine of each opinion and the user's own ones on its attribute; 0 where either has no vector."""
-    found = [0.0] * len(said)
-    for size in {len(voice.direction) for _, voice in said} - {0}:
-        at = [i for i, (opinion, voice) in enumerate(said) if len(opinion.vector) == size == len(voice.direction)]
-        if at:
-            told = dequantise(b"".join(said[i][0].vector for i in at)).reshape(-1, size)  # (M, c)
-            own = np.stack([said[i][1].direction for i in at])  # (M, c)
-            lengths = np.maximum(np.linalg.norm(told, axis=1), np.finfo(np.float32).tiny)
-            for i, cosine in zip(at, ((told * own).sum(1) / lengths).tolist(), strict=True):
-                found[i] = cosine
-    return found
+def agreement(a: bytes, b: bytes) -> int:
+    """The product of int8 vectors of one length: of unit vectors, as opinions' are, the cosine but for its scale."""
+    return sum(map(mul, memoryview(a).cast("b"), memoryview(b).cast("b")))
 
 
 def closest_of_history(table: ItemTable, asked: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[int]]:
@@ -196,11 +161,12 @@ def _directions_of(table: ItemTable, rows: Tensor) -> Tensor:
     return F.normalize(vectors, dim=1).view(*rows.shape, -1)
 
 
-def _of_opinion(opinion: Opinion) -> ranking_pb2.Explanation:
-    reason = ranking_pb2.OpinionReason(
-        attribute=opinion.attribute, opinion=opinion.phrase, quote=opinion.quote, review_id=opinion.review_id
-    )
-    return ranking_pb2.Explanation(opinion=reason)
+def _popular(users: float) -> ranking_pb2.Explanation:
+    return ranking_pb2.Explanation(popular=ranking_pb2.PopularReason(users=users))
+
+
+def _explored(users: float) -> ranking_pb2.Explanation:
+    return ranking_pb2.Explanation(explored=ranking_pb2.ExploredReason(users=users))
 
 
 def _of_history(item_id: str) -> ranking_pb2.Explanation:

@@ -1,4 +1,5 @@
-"""Filter: what the request excludes, its categories, what the user has seen or was shown on earlier pages.
+"""Filter: what the request excludes, its categories and bounds of the price, what the user has seen or was shown on
+earlier pages.
 
 Select leaves out what is withdrawn.
 """
@@ -8,12 +9,13 @@ from services.ranking.job import Job
 
 
 def narrow(jobs: list[Job], facts: Facts) -> None:
-    """Fill in `banned`; where only some rows are ranked, take the banned ones out of `rows`."""
+    """Fill in `banned` and `within`; where only some rows are ranked, take the banned ones out of `rows`."""
     for job in jobs:
         excluded = (facts.row_of.get(item_id) for item_id in (*job.query.excludes, *job.query.shown))
         job.banned = {row for row in excluded if row is not None}
         if not job.query.include_seen:
             job.banned.update(job.history)
+        job.within = facts.costing(*job.query.prices) if job.query.prices else None
         if job.query.categories:
             members = facts.rows_in(job.query.categories)
             job.rows = members if job.rows is None else job.rows & members

@@ -31,7 +31,8 @@ def claim(jobs: Sequence[Job], facts: Facts, rules: Rules) -> None:
 
 
 def _may(job: Job, row: int) -> bool:
-    return row not in job.banned and (job.rows is None or row in job.rows)
+    within = job.within is None or bool(job.within[row])
+    return within and row not in job.banned and (job.rows is None or row in job.rows)
 
 
 def place(jobs: Sequence[Job]) -> None:

@@ -24,13 +24,14 @@ def fill(jobs: Sequence[Job], scores_of: ScoresOf, available: Tensor, tile_items
     together = [at for at, alone in enumerate(few) if not alone]
     if together:
         k = max(jobs[at].wanted for at in together)
-        only = [_mask(jobs[at].rows, available) for at in together]
+        only = [_mask(jobs[at], available) for at in together]
         allowed = Allowed(available, [jobs[at].banned for at in together], only)
         for at, picks in zip(together, best(scores_of(together), allowed, k, tile_items), strict=True):
             jobs[at].picks = picks[: jobs[at].wanted]
     for at, job in enumerate(jobs):
         if few[at] and job.rows is not None:
-            job.picks = best_of(scores_of([at]), available, job.rows, job.wanted, tile_items)
+            shown = available if job.within is None else available & job.within
+            job.picks = best_of(scores_of([at]), shown, job.rows, job.wanted, tile_items)
 
 
 def best(scores: Scores, allowed: Allowed, k: int, tile_items: int) -> list[list[Pick]]:
@@ -56,8 +57,10 @@ def best_of(scores: Scores, available: Tensor, rows: set[int], k: int, tile_item
     return found.picks()[0]
 
 
-def _mask(rows: set[int] | None, like: Tensor) -> Tensor | None:
-    """(N,) bool."""
-    if rows is None:
-        return None
-    return torch.zeros_like(like).index_fill_(0, torch.tensor(list(rows), dtype=torch.int64, device=like.device), True)
+def _mask(job: Job, like: Tensor) -> Tensor | None:
+    """(N,) bool: of the job's rows what is within its bounds; None for all."""
+    if job.rows is None:
+        return job.within
+    rows = torch.tensor(list(job.rows), dtype=torch.int64, device=like.device)
+    mask = torch.zeros_like(like).index_fill_(0, rows, True)
+    return mask if job.within is None else mask & job.within

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+import msgspec
+
 from shared.cli.demo.failed import DemoFailed
 from shared.cli.tables import ranking_of
 from shared.client import Client
@@ -145,6 +147,7 @@ class Live:
         return Item(
             item_id="live-item", ts=_now(), title=f"{facts.title} (new)", description=facts.description,
             brand=facts.brand, categories=list(facts.categories),
+            price=msgspec.UNSET if facts.price is None else facts.price,
         )  # fmt: skip
 
     async def _until_ranked(self, user: str, item_id: str, position: Position) -> None:

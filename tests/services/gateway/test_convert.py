@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,6 +47,9 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"item": {**ITEM, "categories": ["c"] * 33}}, "categories", "length of at most 32"),
     ({"item": {**ITEM, "categories": ["a", ""]}}, "categories[1]", "length of at least 1"),
     ({"item": {**ITEM, "description": "x" * 40 * 1024}}, "description", "at most 32768"),
+    ({"item": {**ITEM, "price": -0.01}}, "price", "must be at least 0"),
+    ({"item": {**ITEM, "price": math.nan}}, "price", "must be a finite number"),
+    ({"item": {**ITEM, "price": math.inf}}, "price", "must be a finite number"),
     ({"item": {**ITEM, "description": "x" * ROOM}}, "item", f"send at most {ROOM}"),
 ]  # fmt: skip
 
@@ -85,8 +89,22 @@ def test_every_field_of_a_review_arrives_as_sent(user_id: str, text: str, rating
 
 
 def test_every_field_of_an_item_arrives_as_sent() -> None:
-    sent: dict[str, Any] = {**ITEM, "description": "d", "brand": "b", "categories": ["c", "e"], "available": False}
+    sent: dict[str, Any] = {
+        **ITEM,
+        "description": "d",
+        "brand": "b",
+        "categories": ["c", "e"],
+        "available": False,
+        "price": 9.99,
+    }
     assert event_of(PublishRequest(item=sent), ROOM) == (topics.ITEMS, Item(**sent))
+
+
+@pytest.mark.parametrize(("sent", "means"), [({}, msgspec.UNSET), ({"price": 0.0}, 0.0), ({"price": 3}, 3.0)])
+def test_an_item_without_a_price_is_not_one_for_nothing(sent: dict[str, float], means: object) -> None:
+    _, event = event_of(PublishRequest(item={**ITEM, **sent}), ROOM)
+    assert isinstance(event, Item)
+    assert event.price == means
 
 
 def test_a_position_says_where_the_event_lies() -> None:

@@ -86,10 +86,11 @@ def item_of(
     users: int = 0,
     categories: Sequence[str] = (),
     available: bool = True,
+    price: float | None = None,
     reviews: Sequence[ReviewSlot] = (),
     offset: int | None = None,
 ) -> ItemNode:
-    facts = ItemFacts(NOW, "hash", f"title of {item_id}", "", "", tuple(categories), available)
+    facts = ItemFacts(NOW, "hash", f"title of {item_id}", "", "", tuple(categories), available, price)
     positions = {} if offset is None else {"items": (0, offset)}
     return ItemNode(
         item_id, facts, reviews=tuple(reviews), popularity_total=tuple(range(users)), last_seen=NOW,

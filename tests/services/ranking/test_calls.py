@@ -77,6 +77,7 @@ IDS: Final = st.one_of(
 )
 MANY: Final = st.lists(IDS, max_size=8) | st.just(["i1"] * 51) | st.just([f"n{n}" for n in range(1_001)])
 SHARES: Final = st.none() | st.floats(0, 1) | st.floats(width=32)
+PRICES: Final = st.none() | st.floats(0, 10) | st.floats()
 INT32, INT64 = st.integers(-(2**31), 2**31 - 1), st.integers(-(2**63), 2**63 - 1)
 POSITIONS: Final = st.builds(
     Position, topic=st.sampled_from(["items", "reviews", "interactions", "nope", ""]), partition=INT32, offset=INT64,
@@ -89,10 +90,12 @@ REQUESTS: Final = st.builds(
     diversity=SHARES, diversity_method=st.integers(0, 9), max_per_category=st.integers(-1, 3) | INT32,
     exploration=SHARES, exploration_method=st.integers(0, 9), paged=st.booleans(),
     page_token=st.just("") | st.text("AZaz09-_=", max_size=40), with_timings=st.booleans(),
+    explanation_method=st.integers(0, 9), min_price=PRICES, max_price=PRICES,
 )  # fmt: skip
 LIKE: Final = st.builds(
-    RankingServiceSimilarItemsRequest, item_id=IDS, k=st.none() | INT32, exclude_items=MANY, categories=MANY
-)
+    RankingServiceSimilarItemsRequest, item_id=IDS, k=st.none() | INT32, exclude_items=MANY, categories=MANY,
+    min_price=PRICES, max_price=PRICES,
+)  # fmt: skip
 CALLS: Final = st.one_of(
     st.tuples(st.just("Rank"), REQUESTS.map(RankRequest.SerializeToString)),
     st.tuples(

@@ -1,76 +1,151 @@
-"""services/ranking/stages/explain.py: every item says why, from what is true of this user and this item."""
+"""services/ranking/stages/explain.py: every item says what of the user moved its score, and nothing that is not so."""
+
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from services.ranking import opinions
 from services.ranking.stages import explain
-from services.ranking.stages.explain import best_of, closest_of_history, fitting, voices_of
+from services.ranking.stages.explain import closest_of_history
+from shared.graph.state import ReviewSlot, UserState
+from shared.models.attribution import Moved, left_out
 from shared.models.contract import ItemTable
+from shared.pb.finestream.v1 import ranking_pb2
 from tests.services.ranking.conftest import World
-from tests.services.ranking.doubles import item_of, pair_of, review_of, user_of
+from tests.services.ranking.doubles import DotModel, item_of, pair_of, review_of, user_of, vector_of
 
 
-async def explained(world: World, *reviews_of_item: object) -> object:
-    own = review_of("h", "own", pair_of("battery", "dies fast", -1, (1.0, 0.0)), pair_of("price", "fair", 1))
-    world.graph.put(user_of("u", ["h"], [own]))
-    await world.stock([item_of("h"), item_of("x", reviews=reviews_of_item)])  # type: ignore[arg-type]
-    await world.publish()
-    (item,) = (await world.rank("u", 5)).items
+class Adding(DotModel):
+    """A test double whose users are sums, so that each edge moves every score by its own weight times the bias of x.
+
+    `weights`: of items and of attributes. Told as it is, it is what leaving out finds.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.weights = weights
+        self.told = 0
+
+    def encode_users(self, users: Sequence[UserState], table: ItemTable, now: float) -> Tensor:
+        return torch.stack([self._sum(user) * vector_of("x") / vector_of("x").square().sum() for user in users])
+
+    def moved(self, users: Sequence[UserState], table: ItemTable, rows: Sequence[Sequence[int]]) -> Moved:
+        self.told += 1
+        return left_out(self, users, table, 0.0, rows)
+
+    def _sum(self, user: UserState) -> float:
+        met = [slot.item_id for slot in user.interactions] + [p.attribute for s in user.reviews for p in s.pairs]
+        return sum(self.weights.get(edge, 0.0) for edge in met)
+
+
+OWN = review_of("h", "own", pair_of("battery", "dies fast", -1, (1.0, 0.0)), pair_of("price", "fair", 1))
+SAID = (
+    review_of("v", "r1", pair_of("battery", "bad", -1), pair_of("colour", "lovely", 1)),
+    review_of("w", "r2", pair_of("battery", "fine", 0)),
+    review_of("w", "r3", pair_of("battery", "lasts long", 1, (0.0, 1.0))),
+    review_of("y", "r4", pair_of("battery", "lasts", 1, (1.0, 0.1)), pair_of("price", "low", 1)),
+)
+
+
+async def explained(
+    world: World, weights: Mapping[str, float], reviews: Sequence[ReviewSlot] = SAID, **asked: object
+) -> ranking_pb2.Explanation:
+    """Of the item x, for a user who met g and h and reviewed h."""
+    world.graph.put(user_of("u", ["g", "h"], [OWN]))
+    await world.stock([item_of("g"), item_of("h"), item_of("x", users=7, reviews=reviews)])
+    await world.publish(Adding(weights))
+    (item,) = (await world.rank("u", 5, **asked)).items
     return item.explanation
 
 
-async def test_reviewers_words_on_an_attribute_that_the_user_speaks_about(world: World) -> None:
-    found = await explained(
-        world,
-        review_of("v", "r1", pair_of("battery", "bad", -1), pair_of("colour", "lovely", 1)),
-        review_of("w", "r2", pair_of("battery", "fine", 0)),
-        review_of("w", "r3", pair_of("battery", "lasts long", 1)),
-    )
-    reason = found.opinion  # type: ignore[attr-defined]
-    assert (reason.attribute, reason.opinion, reason.review_id) == ("battery", "lasts long", "r3")
-    assert reason.quote == "the battery is lasts long"
+@pytest.mark.parametrize("exactly", [False, True])
+async def test_the_item_of_the_history_that_moved_the_score_most_is_the_reason(world: World, exactly: bool) -> None:
+    found = await explained(world, {"g": 2.0, "h": 3.0, "battery": 1.0}, leave_out=exactly)
+    assert found.history.item_id == "h"
+    assert found.moved == pytest.approx(3.0, rel=1e-4)
 
 
-async def test_an_item_of_which_nobody_speaks_so_is_explained_by_the_history(world: World) -> None:
-    found = await explained(world, review_of("v", "r1", pair_of("colour", "lovely", 1)))
-    assert found.history.item_id == "h"  # type: ignore[attr-defined]
+async def test_beside_it_stands_what_of_the_users_words_moved_it_most_in_a_reviewers_words(world: World) -> None:
+    found = await explained(world, {"h": 3.0, "battery": 1.0, "price": 0.5})
+    assert (found.spoken.attribute, found.spoken.review_id) == ("battery", "r4")
+    assert found.spoken_moved == pytest.approx(1.0, rel=1e-4)
+    assert found.moved == pytest.approx(3.0, rel=1e-4)
 
 
-async def test_a_complaint_is_no_reason(world: World) -> None:
-    found = await explained(world, review_of("v", "r1", pair_of("battery", "bad", -1)))
-    assert found.history.item_id == "h"  # type: ignore[attr-defined]
+async def test_of_what_moved_it_only_that_is_spoken_of_which_reviewers_speak_of(world: World) -> None:
+    found = await explained(world, {"h": 3.0, "battery": 1.0, "price": 0.5}, SAID[:1] + SAID[3:])
+    assert found.spoken.attribute == "battery"
+    world.graph.put(item_of("x", 2, users=7, reviews=[review_of("w", "r5", pair_of("price", "low", 1))]))
+    await world.stock([item_of("x", 2, users=7, reviews=[review_of("w", "r5", pair_of("price", "low", 1))])])
+    (item,) = (await world.rank("u", 5)).items
+    assert (item.explanation.spoken.attribute, item.explanation.spoken.review_id) == ("price", "r5")
+    assert item.explanation.spoken_moved == pytest.approx(0.5, rel=1e-4)
 
 
-def test_of_equally_positive_opinions_the_one_that_agrees_with_the_users_own_is_told() -> None:
-    (voices,) = voices_of([user_of("u", [], [review_of("h", "own", pair_of("fit", "snug", 1, (0.0, 1.0)))])])
-    kept = opinions.unpack(
-        opinions.pack(
-            [
-                review_of("v", "r1", pair_of("fit", "loose", 1, (1.0, 0.0))),
-                review_of("v", "r2", pair_of("fit", "tight", 1, (0.1, 1.0))),
-            ]
-        )
-    )
-    (found,) = best_of([fitting(kept, voices, set())])
-    assert found is not None
-    assert found.phrase == "tight"
+async def test_a_pair_that_moved_the_score_most_is_told_in_the_words_of_the_items_reviewer(world: World) -> None:
+    found = await explained(world, {"h": 1.0, "battery": 2.0})
+    reason = found.opinion
+    assert (reason.attribute, reason.opinion, reason.review_id) == ("battery", "lasts", "r4")  # closest to the user's
+    assert reason.quote == "the battery is lasts"
+    assert found.moved == pytest.approx(2.0, rel=1e-4)
+    assert not found.HasField("spoken")
 
 
-def test_a_users_own_words_are_not_told_back_to_them() -> None:
-    own = review_of("h", "own", pair_of("fit", "snug"))
-    (voices,) = voices_of([user_of("u", [], [own])])
-    assert best_of([fitting(opinions.unpack(opinions.pack([own])), voices, {"own"})]) == [None]
+async def test_where_no_reviewer_praises_the_attribute_it_stands_alone(world: World) -> None:
+    found = await explained(world, {"h": 1.0, "battery": 2.0}, SAID[:1])  # who complains is no reason
+    assert found.opinion == ranking_pb2.OpinionReason(attribute="battery")
+    assert found.moved == pytest.approx(2.0, rel=1e-4)
 
 
-def test_a_named_attribute_says_more_than_the_catch_all() -> None:
-    review = review_of("h", "r", pair_of("other", "great"), pair_of("fit", "snug", 1, (0.0, 1.0)))
-    (voices,) = voices_of([user_of("u", [], [review_of("h", "o", pair_of("other", "great"), pair_of("fit", "loose"))])])
-    (found,) = best_of([fitting(opinions.unpack(opinions.pack([review])), voices, set())])
-    assert found is not None
-    assert found.attribute == "fit"
+async def test_a_users_own_words_are_not_told_as_somebody_elses(world: World) -> None:
+    """Also of a review that the user's state no longer holds."""
+    mine = review_of("u", "long ago", pair_of("battery", "mine", 1, (1.0, 0.0)))
+    found = await explained(world, {"h": 1.0, "battery": 2.0}, [mine])
+    assert found.opinion == ranking_pb2.OpinionReason(attribute="battery")
+    assert not (await explained(world, {"h": 3.0, "battery": 2.0}, [mine])).HasField("spoken")
+
+
+@pytest.mark.parametrize("exactly", [False, True])
+async def test_where_nothing_moved_it_upward_its_popularity_is_the_reason(world: World, exactly: bool) -> None:
+    found = await explained(world, {"h": -1.0, "battery": -2.0}, leave_out=exactly)
+    assert found == ranking_pb2.Explanation(popular=ranking_pb2.PopularReason(users=7))
+
+
+async def test_a_model_is_only_asked_where_the_request_wants_no_more(world: World) -> None:
+    world.graph.put(user_of("u", ["g", "h"], [OWN]))
+    await world.stock([item_of("g"), item_of("h"), item_of("x")])
+    model = Adding({"h": 1.0})
+    await world.publish(model)
+    await world.rank("u", 5, leave_out=True)
+    assert model.told == 0
+    await world.rank("u", 5)
+    assert model.told == 1
+
+
+async def test_a_model_that_cannot_say_it_is_left_out_of_where_that_is_asked_for(world: World) -> None:
+    world.graph.put(user_of("u", ["g", "h"]))
+    await world.stock([item_of("g"), item_of("h"), item_of("x")])
+    await world.publish()
+    told, exact = [(await world.rank("u", 5, leave_out=leave)).items[0].explanation for leave in (False, True)]
+    assert told.history.item_id
+    assert not told.HasField("moved")
+    products = {met: float(vector_of(met) @ vector_of("x")) / 2 for met in ("g", "h")}  # u is the mean of both
+    moved = {"g": products["g"] - products["h"], "h": products["h"] - products["g"]}
+    assert exact.history.item_id == max(moved, key=lambda met: moved[met])
+    assert exact.moved == pytest.approx(max(moved.values()), abs=1e-4)
+
+
+async def test_a_user_who_only_reviewed_is_told_what_moved_all_the_same(world: World) -> None:
+    world.graph.put(user_of("u", [], [OWN]))
+    await world.stock([item_of("h"), item_of("x", reviews=SAID)])
+    await world.publish(Adding({"battery": 1.0}))
+    for exactly in (False, True):
+        (item,) = (await world.rank("u", 5, leave_out=exactly)).items
+        assert item.explanation.opinion.attribute == "battery"
 
 
 def test_few_opinions_are_kept_an_attribute_and_positive_newest_ones_first() -> None:
@@ -118,17 +193,3 @@ def test_reasons_are_the_same_whoever_shares_the_batch(
         for row, reason in zip(rows, reasons, strict=True):
             others = [met for met in history if met != row] or history
             assert reason == max(others, key=lambda met: float(unit[met] @ unit[row]))
-
-
-def test_what_a_user_says_is_the_same_whoever_shares_the_batch() -> None:
-    users = [
-        user_of("a", [], [review_of("h", "r1", pair_of("fit", "snug", 1, (1.0, 0.0)), pair_of("fit", "wide"))]),
-        user_of("nobody"),
-        user_of("b", [], [review_of("h", "r2", pair_of("fit", "of another space", 1, (0.0, 1.0, 0.0)))]),
-    ]
-    for together, user in zip(voices_of(users), users, strict=True):
-        (alone,) = voices_of([user])
-        assert {name: (v.direction.tolist(), v.count) for name, v in together.items()} == {
-            name: (v.direction.tolist(), v.count) for name, v in alone.items()
-        }
-    assert [list(voices) for voices in voices_of(users)] == [["fit"], [], ["fit"]]

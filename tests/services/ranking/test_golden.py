@@ -10,6 +10,7 @@ from shared.models import contract
 from tests.services.ranking.conftest import World
 from tests.services.ranking.golden import ANSWERS, MODEL, QUERIES, VERSION, answer, world_states
 
+MEASURED = ("score", "moved", "spoken_moved")
 REWRITE = "meant? python -m tests.services.ranking.golden writes them anew"
 
 
@@ -28,9 +29,16 @@ async def test_the_answers_are_those_that_are_kept(world: World) -> None:
 
 
 def _scores(response: dict[str, Any]) -> list[float]:
-    return [item["score"] for item in response["items"]]
+    """And what moved them."""
+    told = ({**item, **item.get("explanation", {})} for item in response["items"])
+    return [one.get(name, 0.0) for one in told for name in MEASURED]
 
 
 def _without_scores(response: dict[str, Any]) -> dict[str, Any]:
     """A score's last bits are the processor's."""
-    return response | {"items": [{**item, "score": None} for item in response["items"]]}
+    return response | {"items": [_without(item) for item in response["items"]]}
+
+
+def _without(told: dict[str, Any]) -> dict[str, Any]:
+    left = {name: value for name, value in told.items() if name not in MEASURED}
+    return left | {"explanation": _without(told["explanation"])} if "explanation" in told else left

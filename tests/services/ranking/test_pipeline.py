@@ -1,6 +1,7 @@
 """services/ranking/pipeline.py: rungs, filters and answers, over the real stages and a graph double."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -228,6 +229,7 @@ REQUESTS = st.lists(
             "context": st.lists(IDS, max_size=3).map(tuple),
             "excludes": st.lists(IDS, max_size=5, unique=True).map(tuple),
             "categories": st.lists(st.sampled_from(["c0", "c1", "c2"]), max_size=2, unique=True).map(tuple),
+            "prices": st.none() | st.sampled_from([(0.0, 0.0), (3.3, math.inf), (1.1, 1.1), (2.0, 8.8), (50.0, 60.0)]),
             "include_seen": st.booleans(),
         }
     ),
@@ -248,7 +250,8 @@ async def test_filters_never_leak_and_an_answer_does_not_depend_on_who_shares_th
         world.graph.put(*(user_of(user, items) for user, items in HISTORIES.items() if items))
     facts = world.catalogue.current.facts
     await world.stock([
-        item_of(i, facts.versions[facts.row_of[i]] + 1, users=n, categories=[f"c{n % 3}"], available=i not in withdrawn)
+        item_of(i, facts.versions[facts.row_of[i]] + 1, users=n, categories=[f"c{n % 3}"],
+                available=i not in withdrawn, price=price_of(n))
         for n, i in enumerate(ITEMS)
     ])  # fmt: skip
     together = await asyncio.gather(*(world.rank(**request) for request in requests))
@@ -258,12 +261,37 @@ async def test_filters_never_leak_and_an_answer_does_not_depend_on_who_shares_th
         check_filters(request, [item.item_id for item in answer.items], withdrawn)
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(low=st.floats(0, 15), width=st.floats(0, 15), some=st.sampled_from([(), ("c1",)]), personal=st.booleans())
+async def test_an_answer_within_bounds_is_the_whole_one_without_what_is_not(
+    world: World, low: float, width: float, some: tuple[str, ...], personal: bool
+) -> None:
+    if not world.catalogue.current.release.version:
+        await world.stock([
+            item_of(i, users=n, categories=[f"c{n % 3}"], price=price_of(n)) for n, i in enumerate(ITEMS)
+        ])  # fmt: skip
+        await world.publish()
+        world.graph.put(user_of("u", ["i1"]))
+    user = "u" if personal else "stranger"
+    whole = await world.ids(user, 40, categories=some)
+    kept = [i for i in whole if (price := price_of(ITEMS.index(i))) is not None and low <= price <= low + width]
+    assert await world.ids(user, 5, categories=some, prices=(low, low + width)) == kept[:5]
+
+
+def price_of(n: int) -> float | None:
+    """Of the item of that number; every fourth has none. 1.1 and its like are no sums of powers of 2."""
+    return None if n % 4 == 3 else 1.1 * (n // 2)
+
+
 def check_filters(request: dict[str, Any], shown: list[str], withdrawn: set[str]) -> None:
     able = set(request["candidates"] or ITEMS) - withdrawn - set(request["excludes"])
     if not request["include_seen"]:
         able -= {*HISTORIES[request["user_id"]], *request["context"]}
     if request["categories"]:
         able &= {i for n, i in enumerate(ITEMS) if f"c{n % 3}" in request["categories"]}
+    if request["prices"]:
+        low, high = request["prices"]
+        able &= {i for n, i in enumerate(ITEMS) if (price := price_of(n)) is not None and low <= price <= high}
     assert set(shown) <= able
     assert len(shown) == len(set(shown)) == min(len(able), request["k"])
 

@@ -1,5 +1,6 @@
 """services/ranking/requests.py: every bad request is refused with a sentence that names what to change."""
 
+import math
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ from shared.errors import InvalidRequest
 from shared.pb.finestream.v1.position_pb2 import Position
 from shared.pb.finestream.v1.ranking_pb2 import (
     DIVERSITY_METHOD_MMR,
+    EXPLANATION_METHOD_LEAVE_ONE_OUT,
     EXPLORATION_METHOD_EPSILON,
     RankBatchRequest,
+    RankingServiceSimilarItemsRequest,
     RankRequest,
 )
 
@@ -39,6 +42,10 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("diversity that is no number", {"diversity": float("nan")}, "diversity", "send 0 to 1"),
     ("less than no item of a category", {"max_per_category": -1}, "max_per_category", "or 0 for no limit"),
     ("exploration of less than nothing", {"exploration": -0.1}, "exploration", "send 0 to 1"),
+    ("a negative price", {"min_price": -0.5}, "min_price", "send 0 or more"),
+    ("an endless price", {"max_price": float("inf")}, "max_price", "send 0 or more"),
+    ("a price that is no number", {"max_price": float("nan")}, "max_price", "send 0 or more"),
+    ("bounds that leave nothing", {"min_price": 2.0, "max_price": 1.0}, "min_price", "not above"),
     ("many positions", {"after": [Position(topic="reviews")] * 65}, "after", "at most 64"),
 ]
 
@@ -97,3 +104,22 @@ def test_an_invalid_one_of_a_batch_is_named_by_its_index() -> None:
 def test_a_batch_over_its_bound_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="at most 256"):
         requests.read_batch(RankBatchRequest(requests=[RankRequest(user_id="a")] * 257), LIMIT)
+
+
+def test_reasons_are_found_exactly_where_that_is_asked_for() -> None:
+    assert not requests.read(RankRequest(user_id="u"), LIMIT).leave_out
+    asked = RankRequest(user_id="u", explanation_method=EXPLANATION_METHOD_LEAVE_ONE_OUT)
+    assert requests.read(asked, LIMIT).leave_out
+
+
+def test_bounds_of_the_price_may_be_one_both_or_none() -> None:
+    def prices(**asked: float) -> object:
+        similar = RankingServiceSimilarItemsRequest(item_id="i", **asked)
+        found = requests.read(RankRequest(user_id="u", **asked), LIMIT).prices
+        assert requests.read_similar(similar, LIMIT).prices == found
+        return found
+
+    assert prices() is None
+    assert prices(min_price=0.0) == prices(min_price=-0.0) == (0.0, math.inf)
+    assert prices(max_price=0.0) == (0.0, 0.0)
+    assert prices(min_price=1.5, max_price=1.5) == (1.5, 1.5)

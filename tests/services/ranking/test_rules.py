@@ -171,7 +171,11 @@ async def test_a_pinned_item_passes_every_filter_of_the_request(world: World) ->
     assert "i4" not in await world.ids("u", 3, categories=("c0",))
     assert await world.ids("u", 3, candidates=("i5", "i4")) == ["i4", "i5"]
     assert "i4" not in await world.ids("u", 3, candidates=("i5",))
-    await world.stock([item_of("i4", 2, available=False)])
+    assert "i4" not in await world.ids("u", 3, prices=(0.0, 9.0))
+    await world.stock([item_of("i4", 2, categories=CATEGORIES["i4"], price=5.0)])
+    assert await world.ids("u", 3, prices=(0.0, 9.0)) == ["i4"]
+    assert await world.ids("u", 3, prices=(6.0, 9.0)) == []
+    await world.stock([item_of("i4", 3, available=False)])
     assert (await world.ids("u", 3)) == [item for item in order if item != "i4"][:3]
 
 

@@ -86,3 +86,16 @@ async def test_without_a_model_it_says_what_to_do(similar: Similar) -> None:
 def test_a_bad_request_says_what_to_change(fields: dict[str, object], says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         requests.read_similar(RankingServiceSimilarItemsRequest(**fields), 1000)  # type: ignore[arg-type]
+
+
+async def test_bounds_of_the_price_hold_with_and_without_categories(world: World, similar: Similar) -> None:
+    await world.publish()
+    await world.stock([item_of(i, 2, categories=[f"c{n % 3}"], price=n or None) for n, i in enumerate(ITEMS)])
+    queries = [
+        SimilarQuery("i4", 30, prices=(3.0, 9.0)), SimilarQuery("i4", 30, categories=("c1",), prices=(3.0, 9.0)),
+        SimilarQuery("i4", 30), SimilarQuery("i4", 30, prices=(0.0, 0.5)),
+    ]  # fmt: skip
+    found = await asyncio.gather(*(ids(similar, query) for query in queries))
+    assert found == [
+        expected("i4", ITEMS[3:10]), expected("i4", [ITEMS[7]]), expected("i4", ITEMS), [],
+    ]  # fmt: skip

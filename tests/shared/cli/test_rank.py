@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from shared.cli.main import app
+from shared.cli.tables import explanation, sentence
 from shared.pb.finestream.v1 import graph_pb2, graph_pb2_grpc, ranking_pb2, ranking_pb2_grpc
 from shared.pb.finestream.v1.ranking_pb2 import Explanation, RankedItem, RankRequest
 
@@ -70,13 +71,14 @@ def test_what_is_left_out_is_left_to_the_service(ranking: RankingDouble) -> None
 def test_every_option_is_in_the_request_and_the_answer_is_whole(ranking: RankingDouble) -> None:
     shown = runner.invoke(app, [
         "rank", "alice", "--k", "5", "--diversity", "0", "--diversity-method", "dpp", "--per-category", "2",
-        "--exploration", "0.5", "--exploration-method", "ucb", "--paged", "--page-token", "t", "--json",
+        "--exploration", "0.5", "--exploration-method", "ucb", "--leave-one-out", "--min-price", "0", "--max-price", "9.5", "--paged", "--page-token", "t", "--json",
     ])  # fmt: skip
     assert shown.exit_code == 0, shown.output
     assert ranking.asked == [
         RankRequest(
             user_id="alice", k=5, diversity=0.0, diversity_method=ranking_pb2.DIVERSITY_METHOD_DPP, max_per_category=2,
             exploration=0.5, exploration_method=ranking_pb2.EXPLORATION_METHOD_UCB, paged=True, page_token="t",
+            min_price=0.0, max_price=9.5, explanation_method=ranking_pb2.EXPLANATION_METHOD_LEAVE_ONE_OUT,
         )
     ]  # fmt: skip
     told = json.loads(shown.output)
@@ -101,7 +103,26 @@ def test_a_wrong_option_is_told_before_anybody_is_asked(ranking: RankingDouble, 
 
 
 def test_similar_names_the_items_and_how_alike_they_are(ranking: RankingDouble) -> None:
-    shown = runner.invoke(app, ["similar", "a", "--k", "3", "--category", "c", "--json"])
-    assert ranking.asked == [ranking_pb2.RankingServiceSimilarItemsRequest(item_id="a", k=3, categories=["c"])]
+    shown = runner.invoke(app, ["similar", "a", "--k", "3", "--category", "c", "--max-price", "2", "--json"])
+    assert ranking.asked == [
+        ranking_pb2.RankingServiceSimilarItemsRequest(item_id="a", k=3, categories=["c"], max_price=2.0)
+    ]
     assert json.loads(shown.output) == {"item": "a", "items": ["b"], "similarities": [0.5], "model_version": "v1"}
     assert "0.500" in runner.invoke(app, ["similar", "a"]).output
+
+
+def test_a_reason_is_told_with_what_it_moved_and_the_words_beside_it() -> None:
+    words = ranking_pb2.OpinionReason(attribute="price", opinion="low", quote="the price is low", review_id="r1")
+    history = ranking_pb2.HistoryReason(item_id="h")
+    told = explanation(Explanation(history=history, moved=2.0, spoken=words, spoken_moved=0.25))
+    assert (told["item_id"], told["moved"], told["spoken"]["review_id"], told["spoken"]["moved"]) == (
+        "h",
+        2.0,
+        "r1",
+        0.25,
+    )
+    assert sentence(told, {"h": "Harp"}) == "because of Harp [h]; price: “the price is low” (review r1)"
+    assert sentence(explanation(Explanation(history=history)), {}) == "because of h"
+    assert sentence(explanation(Explanation(opinion=words, moved=1.0)), {}) == "price: “the price is low” (review r1)"
+    alone = ranking_pb2.OpinionReason(attribute="price")
+    assert sentence(explanation(Explanation(opinion=alone, moved=1.0)), {}) == "price, which you write of"

@@ -5,6 +5,7 @@ of ids and times are larger than a state's bounds, so that slots are evicted and
 """
 
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from shared.events import (
     Erasure,
@@ -67,6 +68,7 @@ descriptions = st.builds(
     description=st.sampled_from(["", "\0d"]),
     categories=st.lists(st.sampled_from(["c", "withdrawn"]), max_size=2),
     available=st.booleans(),
+    price=st.sampled_from([UNSET, 0.0, 1.5]),
 )
 semantics = st.builds(
     ItemSemantics,

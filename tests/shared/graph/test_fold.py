@@ -4,11 +4,12 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.events import Erasure, Interaction, InteractionEdge, Opinions, Pair, ReviewEdge, Source
+from shared.events import Erasure, Interaction, InteractionEdge, Item, Opinions, Pair, ReviewEdge, Source
 from shared.graph import fold
 from shared.graph.fold import ItemFact, UserFact
 from shared.graph.state import (
@@ -181,6 +182,23 @@ def test_an_edge_depends_on_the_fact_alone_and_hides_who_clicked() -> None:
         item_id="i", review_id="r", user_id=USER, ts=BASE, rating=0.0, extractor_version=1,
         pairs=found.pairs, vector=b"", source=SOURCE,
     )  # fmt: skip
+
+
+def test_a_description_of_before_there_were_prices_reads_as_one_without() -> None:
+    held = fold.fold_item(ItemNode("i"), [Item(item_id="i", ts=1e9, title="t", brand="b", categories=["c"])])
+    assert held.facts is not None
+    assert held.facts.price is None
+    older = msgspec.msgpack.decode(to_bytes(held))
+    older[1].pop()
+    assert item_from_bytes(msgspec.msgpack.encode(older)) == held
+
+
+def test_a_price_comes_and_goes_with_the_newest_description() -> None:
+    priced = Item(item_id="i", ts=1e9, price=9.99)
+    for facts, price in (([priced], 9.99), ([priced, Item(item_id="i", ts=1e9 + 1)], None)):
+        held = fold.fold_item(ItemNode("i"), facts)
+        assert held.facts is not None
+        assert held.facts.price == price
 
 
 def test_a_fact_of_another_node_is_refused() -> None:

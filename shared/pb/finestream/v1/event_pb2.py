@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from shared.pb.finestream.v1 import position_pb2 as finestream_dot_v1_dot_position__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66inestream/v1/event.proto\x12\rfinestream.v1\x1a\x1c\x66inestream/v1/position.proto\"[\n\x0bInteraction\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\n\n\x02ts\x18\x04 \x01(\x01\x12\x0c\n\x04kind\x18\x05 \x01(\t\"v\n\x06Review\x12\x11\n\treview_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\n\n\x02ts\x18\x04 \x01(\x01\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\r\n\x05title\x18\x06 \x01(\t\x12\x0e\n\x06rating\x18\x07 \x01(\x01\"\x90\x01\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\n\n\x02ts\x18\x02 \x01(\x01\x12\r\n\x05title\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\r\n\x05\x62rand\x18\x05 \x01(\t\x12\x12\n\ncategories\x18\x06 \x03(\t\x12\x16\n\tavailable\x18\x07 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_available\"\x9a\x01\n\x0ePublishRequest\x12\x31\n\x0binteraction\x18\x01 \x01(\x0b\x32\x1a.finestream.v1.InteractionH\x00\x12\'\n\x06review\x18\x02 \x01(\x0b\x32\x15.finestream.v1.ReviewH\x00\x12#\n\x04item\x18\x03 \x01(\x0b\x32\x13.finestream.v1.ItemH\x00\x42\x07\n\x05\x65vent\"<\n\x0fPublishResponse\x12)\n\x08position\x18\x01 \x01(\x0b\x32\x17.finestream.v1.Position\"\xa0\x01\n\x14PublishStreamRequest\x12\x31\n\x0binteraction\x18\x01 \x01(\x0b\x32\x1a.finestream.v1.InteractionH\x00\x12\'\n\x06review\x18\x02 \x01(\x0b\x32\x15.finestream.v1.ReviewH\x00\x12#\n\x04item\x18\x03 \x01(\x0b\x32\x13.finestream.v1.ItemH\x00\x42\x07\n\x05\x65vent\"Q\n\x15PublishStreamResponse\x12\x11\n\tpublished\x18\x01 \x01(\x03\x12%\n\x04last\x18\x02 \x03(\x0b\x32\x17.finestream.v1.Position2\xb6\x01\n\x0c\x45ventService\x12H\n\x07Publish\x12\x1d.finestream.v1.PublishRequest\x1a\x1e.finestream.v1.PublishResponse\x12\\\n\rPublishStream\x12#.finestream.v1.PublishStreamRequest\x1a$.finestream.v1.PublishStreamResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66inestream/v1/event.proto\x12\rfinestream.v1\x1a\x1c\x66inestream/v1/position.proto\"[\n\x0bInteraction\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\n\n\x02ts\x18\x04 \x01(\x01\x12\x0c\n\x04kind\x18\x05 \x01(\t\"v\n\x06Review\x12\x11\n\treview_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\n\n\x02ts\x18\x04 \x01(\x01\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\r\n\x05title\x18\x06 \x01(\t\x12\x0e\n\x06rating\x18\x07 \x01(\x01\"\xae\x01\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\n\n\x02ts\x18\x02 \x01(\x01\x12\r\n\x05title\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\r\n\x05\x62rand\x18\x05 \x01(\t\x12\x12\n\ncategories\x18\x06 \x03(\t\x12\x16\n\tavailable\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\x05price\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_availableB\x08\n\x06_price\"\x9a\x01\n\x0ePublishRequest\x12\x31\n\x0binteraction\x18\x01 \x01(\x0b\x32\x1a.finestream.v1.InteractionH\x00\x12\'\n\x06review\x18\x02 \x01(\x0b\x32\x15.finestream.v1.ReviewH\x00\x12#\n\x04item\x18\x03 \x01(\x0b\x32\x13.finestream.v1.ItemH\x00\x42\x07\n\x05\x65vent\"<\n\x0fPublishResponse\x12)\n\x08position\x18\x01 \x01(\x0b\x32\x17.finestream.v1.Position\"\xa0\x01\n\x14PublishStreamRequest\x12\x31\n\x0binteraction\x18\x01 \x01(\x0b\x32\x1a.finestream.v1.InteractionH\x00\x12\'\n\x06review\x18\x02 \x01(\x0b\x32\x15.finestream.v1.ReviewH\x00\x12#\n\x04item\x18\x03 \x01(\x0b\x32\x13.finestream.v1.ItemH\x00\x42\x07\n\x05\x65vent\"Q\n\x15PublishStreamResponse\x12\x11\n\tpublished\x18\x01 \x01(\x03\x12%\n\x04last\x18\x02 \x03(\x0b\x32\x17.finestream.v1.Position2\xb6\x01\n\x0c\x45ventService\x12H\n\x07Publish\x12\x1d.finestream.v1.PublishRequest\x1a\x1e.finestream.v1.PublishResponse\x12\\\n\rPublishStream\x12#.finestream.v1.PublishStreamRequest\x1a$.finestream.v1.PublishStreamResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,15 +37,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVIEW']._serialized_start=167
   _globals['_REVIEW']._serialized_end=285
   _globals['_ITEM']._serialized_start=288
-  _globals['_ITEM']._serialized_end=432
-  _globals['_PUBLISHREQUEST']._serialized_start=435
-  _globals['_PUBLISHREQUEST']._serialized_end=589
-  _globals['_PUBLISHRESPONSE']._serialized_start=591
-  _globals['_PUBLISHRESPONSE']._serialized_end=651
-  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=654
-  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=814
-  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=816
-  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=897
-  _globals['_EVENTSERVICE']._serialized_start=900
-  _globals['_EVENTSERVICE']._serialized_end=1082
+  _globals['_ITEM']._serialized_end=462
+  _globals['_PUBLISHREQUEST']._serialized_start=465
+  _globals['_PUBLISHREQUEST']._serialized_end=619
+  _globals['_PUBLISHRESPONSE']._serialized_start=621
+  _globals['_PUBLISHRESPONSE']._serialized_end=681
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=684
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=844
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=846
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=927
+  _globals['_EVENTSERVICE']._serialized_start=930
+  _globals['_EVENTSERVICE']._serialized_end=1112
 # @@protoc_insertion_point(module_scope)

@@ -40,7 +40,7 @@ class Review(_message.Message):
     def __init__(self, review_id: _Optional[str] = ..., user_id: _Optional[str] = ..., item_id: _Optional[str] = ..., ts: _Optional[float] = ..., text: _Optional[str] = ..., title: _Optional[str] = ..., rating: _Optional[float] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("item_id", "ts", "title", "description", "brand", "categories", "available")
+    __slots__ = ("item_id", "ts", "title", "description", "brand", "categories", "available", "price")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     TS_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class Item(_message.Message):
     BRAND_FIELD_NUMBER: _ClassVar[int]
     CATEGORIES_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    PRICE_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     ts: float
     title: str
@@ -55,7 +56,8 @@ class Item(_message.Message):
     brand: str
     categories: _containers.RepeatedScalarFieldContainer[str]
     available: bool
-    def __init__(self, item_id: _Optional[str] = ..., ts: _Optional[float] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., brand: _Optional[str] = ..., categories: _Optional[_Iterable[str]] = ..., available: _Optional[bool] = ...) -> None: ...
+    price: float
+    def __init__(self, item_id: _Optional[str] = ..., ts: _Optional[float] = ..., title: _Optional[str] = ..., description: _Optional[str] = ..., brand: _Optional[str] = ..., categories: _Optional[_Iterable[str]] = ..., available: _Optional[bool] = ..., price: _Optional[float] = ...) -> None: ...
 
 class PublishRequest(_message.Message):
     __slots__ = ("interaction", "review", "item")

@@ -20,6 +20,11 @@ class ExplorationMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EXPLORATION_METHOD_EPSILON: _ClassVar[ExplorationMethod]
     EXPLORATION_METHOD_UCB: _ClassVar[ExplorationMethod]
 
+class ExplanationMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXPLANATION_METHOD_UNSPECIFIED: _ClassVar[ExplanationMethod]
+    EXPLANATION_METHOD_LEAVE_ONE_OUT: _ClassVar[ExplanationMethod]
+
 class Rung(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     RUNG_UNSPECIFIED: _ClassVar[Rung]
@@ -38,6 +43,8 @@ DIVERSITY_METHOD_DPP: DiversityMethod
 EXPLORATION_METHOD_UNSPECIFIED: ExplorationMethod
 EXPLORATION_METHOD_EPSILON: ExplorationMethod
 EXPLORATION_METHOD_UCB: ExplorationMethod
+EXPLANATION_METHOD_UNSPECIFIED: ExplanationMethod
+EXPLANATION_METHOD_LEAVE_ONE_OUT: ExplanationMethod
 RUNG_UNSPECIFIED: Rung
 RUNG_FULL: Rung
 RUNG_CACHED: Rung
@@ -47,7 +54,7 @@ PLACEMENT_EXPLORED: Placement
 PLACEMENT_PINNED: Placement
 
 class RankRequest(_message.Message):
-    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations", "diversity", "diversity_method", "max_per_category", "exploration", "exploration_method", "paged", "page_token", "with_timings")
+    __slots__ = ("user_id", "k", "candidates", "context_items", "exclude_items", "categories", "include_seen", "after", "without_explanations", "diversity", "diversity_method", "max_per_category", "exploration", "exploration_method", "paged", "page_token", "min_price", "max_price", "explanation_method", "with_timings")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +71,9 @@ class RankRequest(_message.Message):
     EXPLORATION_METHOD_FIELD_NUMBER: _ClassVar[int]
     PAGED_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MIN_PRICE_FIELD_NUMBER: _ClassVar[int]
+    MAX_PRICE_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_METHOD_FIELD_NUMBER: _ClassVar[int]
     WITH_TIMINGS_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     k: int
@@ -81,8 +91,11 @@ class RankRequest(_message.Message):
     exploration_method: ExplorationMethod
     paged: bool
     page_token: str
+    min_price: float
+    max_price: float
+    explanation_method: ExplanationMethod
     with_timings: bool
-    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ..., diversity: _Optional[float] = ..., diversity_method: _Optional[_Union[DiversityMethod, str]] = ..., max_per_category: _Optional[int] = ..., exploration: _Optional[float] = ..., exploration_method: _Optional[_Union[ExplorationMethod, str]] = ..., paged: _Optional[bool] = ..., page_token: _Optional[str] = ..., with_timings: _Optional[bool] = ...) -> None: ...
+    def __init__(self, user_id: _Optional[str] = ..., k: _Optional[int] = ..., candidates: _Optional[_Iterable[str]] = ..., context_items: _Optional[_Iterable[str]] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., include_seen: _Optional[bool] = ..., after: _Optional[_Iterable[_Union[_position_pb2.Position, _Mapping]]] = ..., without_explanations: _Optional[bool] = ..., diversity: _Optional[float] = ..., diversity_method: _Optional[_Union[DiversityMethod, str]] = ..., max_per_category: _Optional[int] = ..., exploration: _Optional[float] = ..., exploration_method: _Optional[_Union[ExplorationMethod, str]] = ..., paged: _Optional[bool] = ..., page_token: _Optional[str] = ..., min_price: _Optional[float] = ..., max_price: _Optional[float] = ..., explanation_method: _Optional[_Union[ExplanationMethod, str]] = ..., with_timings: _Optional[bool] = ...) -> None: ...
 
 class RankResponse(_message.Message):
     __slots__ = ("items", "rung", "rung_reason", "model_version", "watermark", "request_id", "policy", "next_page_token", "variant", "timings")
@@ -131,18 +144,24 @@ class RankedItem(_message.Message):
     def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., propensity: _Optional[float] = ..., placement: _Optional[_Union[Placement, str]] = ...) -> None: ...
 
 class Explanation(_message.Message):
-    __slots__ = ("opinion", "history", "popular", "explored", "pinned")
+    __slots__ = ("opinion", "history", "popular", "explored", "pinned", "moved", "spoken", "spoken_moved")
     OPINION_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     POPULAR_FIELD_NUMBER: _ClassVar[int]
     EXPLORED_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
+    SPOKEN_FIELD_NUMBER: _ClassVar[int]
+    SPOKEN_MOVED_FIELD_NUMBER: _ClassVar[int]
     opinion: OpinionReason
     history: HistoryReason
     popular: PopularReason
     explored: ExploredReason
     pinned: PinnedReason
-    def __init__(self, opinion: _Optional[_Union[OpinionReason, _Mapping]] = ..., history: _Optional[_Union[HistoryReason, _Mapping]] = ..., popular: _Optional[_Union[PopularReason, _Mapping]] = ..., explored: _Optional[_Union[ExploredReason, _Mapping]] = ..., pinned: _Optional[_Union[PinnedReason, _Mapping]] = ...) -> None: ...
+    moved: float
+    spoken: OpinionReason
+    spoken_moved: float
+    def __init__(self, opinion: _Optional[_Union[OpinionReason, _Mapping]] = ..., history: _Optional[_Union[HistoryReason, _Mapping]] = ..., popular: _Optional[_Union[PopularReason, _Mapping]] = ..., explored: _Optional[_Union[ExploredReason, _Mapping]] = ..., pinned: _Optional[_Union[PinnedReason, _Mapping]] = ..., moved: _Optional[float] = ..., spoken: _Optional[_Union[OpinionReason, _Mapping]] = ..., spoken_moved: _Optional[float] = ...) -> None: ...
 
 class OpinionReason(_message.Message):
     __slots__ = ("attribute", "opinion", "quote", "review_id")
@@ -191,16 +210,20 @@ class RankBatchResponse(_message.Message):
     def __init__(self, responses: _Optional[_Iterable[_Union[RankResponse, _Mapping]]] = ...) -> None: ...
 
 class RankingServiceSimilarItemsRequest(_message.Message):
-    __slots__ = ("item_id", "k", "exclude_items", "categories")
+    __slots__ = ("item_id", "k", "exclude_items", "categories", "min_price", "max_price")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_ITEMS_FIELD_NUMBER: _ClassVar[int]
     CATEGORIES_FIELD_NUMBER: _ClassVar[int]
+    MIN_PRICE_FIELD_NUMBER: _ClassVar[int]
+    MAX_PRICE_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     k: int
     exclude_items: _containers.RepeatedScalarFieldContainer[str]
     categories: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, item_id: _Optional[str] = ..., k: _Optional[int] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ...) -> None: ...
+    min_price: float
+    max_price: float
+    def __init__(self, item_id: _Optional[str] = ..., k: _Optional[int] = ..., exclude_items: _Optional[_Iterable[str]] = ..., categories: _Optional[_Iterable[str]] = ..., min_price: _Optional[float] = ..., max_price: _Optional[float] = ...) -> None: ...
 
 class RankingServiceSimilarItemsResponse(_message.Message):
     __slots__ = ("items", "model_version")

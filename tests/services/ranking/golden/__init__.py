@@ -8,15 +8,16 @@ from typing import Any, Final
 
 import torch
 from google.protobuf.json_format import MessageToDict
+from msgspec.structs import replace
 
 from services.ranking.requests import Query
-from shared.graph.state import ItemNode, UserState
+from shared.graph.state import ItemFacts, ItemNode, UserState
 from shared.models.features import item_features
 from shared.models.finestream import Finestream
 from shared.models.finestream_network import Network
 from shared.models.neighbours import Neighbours
 from shared.pb.finestream.v1 import ranking_pb2
-from tests.shared.models.worlds import CONFIG, SCHEMA, SPACE, states
+from tests.shared.models.worlds import CONFIG, SCHEMA, SPACE, START, states
 
 FOLDER: Final = Path(__file__).parent
 MODEL: Final = FOLDER / "model"
@@ -28,11 +29,15 @@ QUERIES: Final = (
     Query("u2", 4, context=("i3", "i7"), excludes=("i1",)),
     Query("u3", 10, candidates=("i2", "i4", "i6", "unknown")),
     Query("stranger", 3),
+    Query("u3", 3, leave_out=True),
+    Query("u1", 3, include_seen=True, explain=False, prices=(2.0, 6.0)),
 )
 
 
 def world_states() -> tuple[list[UserState], list[ItemNode]]:
-    return states(seed=7)
+    users, items = states(seed=7)
+    priced = [ItemFacts(START, "hash", "", "", "", (), True, float(n)) for n in range(len(items))]
+    return users, [replace(item, facts=facts) for item, facts in zip(items, priced, strict=True)]
 
 
 def answer(response: ranking_pb2.RankResponse) -> dict[str, Any]:
