@@ -60,7 +60,7 @@ class Swapper:
         """Look for ever."""
         while True:
             await self.look()
-            await self.look_beside()
+            await self.look_beside(heart)
             if heart:
                 heart.beat()
             await asyncio.sleep(poll_seconds)
@@ -82,13 +82,15 @@ class Swapper:
             return False
         return await self._try(current.version, current=True)
 
-    async def look_beside(self) -> None:
+    async def look_beside(self, heart: Heartbeat | None = None) -> None:
         """Put into service what the experiment wants beside the current bundle, and let go of the rest. Never raises
         for a bad one."""
         experiment = self._experiment()
         if experiment is not self._followed:
             await self._follow(experiment)
         for version in sorted(experiment.bundles):
+            if heart:
+                heart.beat()  # each may take minutes
             if self._catalogue.of(version) is None and not self._too_soon(version):
                 await self._try(version, current=False)
         for variant in experiment.variants:

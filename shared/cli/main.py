@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from shared import logs
-from shared.cli import attributes, bundles, dlq, publish, settings_table, token
+from shared.cli import attributes, bundles, dlq, experiments, publish, settings_table, token
 from shared.cli.bench import bench
 from shared.cli.demo.command import demo
 from shared.cli.evaluate import evaluate
@@ -34,6 +34,7 @@ from shared.settings import KafkaSettings, read
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(publish.app, name="publish")
 app.add_typer(bundles.app, name="bundles")
+app.add_typer(experiments.app, name="experiments")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(attributes.app, name="attributes")
 app.add_typer(token.app, name="token")

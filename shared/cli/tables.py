@@ -76,6 +76,7 @@ def ranking_of(user_id: str, answer: ranking_pb2.RankResponse) -> dict[str, Any]
         "model_version": answer.model_version,
         "watermark": answer.watermark,
         "policy": answer.policy,
+        "variant": answer.variant,
         "next_page_token": answer.next_page_token,
         "propensities": [item.propensity if item.HasField("propensity") else 1.0 for item in answer.items],
     }

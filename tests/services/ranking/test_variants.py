@@ -271,6 +271,19 @@ async def test_a_variants_bundle_comes_beside_the_current_one_and_goes_with_the_
     assert REGISTRY.get_sample_value("finestream_ranking_variant_ready", {"variant": "other"}) is None
 
 
+async def test_a_wanted_bundle_stays_fetched_while_newer_ones_come(
+    swapper: Swapper, world: World, publisher: Publisher, tmp_path: Path
+) -> None:
+    first = publisher.publish()
+    world.experiment = experiment_of(Variant("old", 0.5, first))
+    await swapper.look_beside()
+    for _ in range(4):
+        publisher.publish()
+        await swapper.look()
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+    assert (tmp_path / "cache" / first).is_dir()
+
+
 async def test_a_variants_bundle_that_becomes_current_is_not_built_again_and_an_old_one_that_is_wanted_stays(
     swapper: Swapper, world: World, publisher: Publisher
 ) -> None:

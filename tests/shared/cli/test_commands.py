@@ -16,7 +16,7 @@ LEAVES = [
     ["prepay"], ["evaluate-extraction"], ["evaluate-diversity"], ["attributes", "discover"], ["attributes", "make"], ["bench"], ["schema"],
     ["settings"],
     ["publish", "click"], ["publish", "review"], ["publish", "item"],
-    ["bundles", "list"], ["bundles", "rollback"], ["dlq", "list"], ["dlq", "show"], ["dlq", "replay"],
+    ["bundles", "list"], ["bundles", "rollback"], ["experiments", "report"], ["dlq", "list"], ["dlq", "show"], ["dlq", "replay"],
     ["token", "new"],
 ]  # fmt: skip
 
