@@ -33,7 +33,8 @@ def moved(
     config, network = model.config, model.network
     f = user_features(users, table.row_of, config.schema, config.longest, model.device)
     vectors = table.vectors[:, 2 * config.d :]  # of the fine view and the neighbours: (N, d + r)
-    picked_fine, picked_near = _rows(vectors, padded(rows, model.device)[0]).split([config.d, model.neighbours.rank], 2)
+    picked, _ = padded(rows, model.device)  # (B, K)
+    picked_fine, picked_near = _rows(vectors, picked).split([config.d, model.neighbours.rank], 2)
     met_fine, met_near = _rows(vectors, f.history).split([config.d, model.neighbours.rank], 2)  # (B, L, d), (B, L, r)
     kept = f.real[:, None] & (f.history[:, None] != f.history[:, :, None])  # (B, L, L): the history without each item
 
@@ -41,7 +42,12 @@ def moved(
     by_items = _fell(weights(f.real, config.decay), weights(kept, config.decay), near)
     counted = config.personal * network.gains[2] * network.used[2] * picked_fine
     by_fine, by_said = _of_fine(network, f, kept, counted, met_fine, table.extra["fine"])
-    by_items = (by_items + by_fine).masked_fill_(~f.real[:, :, None], -torch.inf)
+    by_items += by_fine
+    lone = (~kept[:, 0].any(1) & (torch.bincount(f.edges.node, minlength=len(users)) == 0)).nonzero()[:, 0]
+    if len(lone):  # without their only edge they score as nobody does
+        u = model.encode_users([users[at] for at in lone.tolist()], table, 0.0)
+        by_items[lone] = u[:, None] @ _rows(table.vectors, picked[lone]).transpose(1, 2)  # (n, 1, K) for all of L
+    by_items.masked_fill_(~f.real[:, :, None], -torch.inf)
     said = [_read(user, config.schema.opinion_dim) for user in users]
     return Moved(f.history, by_items, said, together(by_said.split([len(of_user) for of_user in said])))
 

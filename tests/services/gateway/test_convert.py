@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from services.gateway.convert import event_of, position_of
 from shared import events, topics
+from shared.client.calls import _request_of
 from shared.errors import InvalidRequest
 from shared.events import Interaction, Item, Review, Source
 from shared.pb.finestream.v1.event_pb2 import PublishRequest
@@ -105,6 +106,12 @@ def test_an_item_without_a_price_is_not_one_for_nothing(sent: dict[str, float], 
     _, event = event_of(PublishRequest(item={**ITEM, **sent}), ROOM)
     assert isinstance(event, Item)
     assert event.price == means
+
+
+@pytest.mark.parametrize("price", [msgspec.UNSET, 0.0, 9.99])
+def test_an_item_arrives_as_our_client_sends_it(price: float | msgspec.UnsetType) -> None:
+    item = Item(**ITEM, categories=["c"], price=price)
+    assert event_of(_request_of(item), ROOM) == (topics.ITEMS, item)
 
 
 def test_a_position_says_where_the_event_lies() -> None:

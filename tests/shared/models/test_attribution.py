@@ -120,6 +120,16 @@ def test_what_is_told_does_not_depend_on_who_shares_the_batch(chosen: list[int])
                     assert of(together, place, of_items, k) == pytest.approx(of(alone, 0, of_items, k), abs=1e-5)
 
 
+def test_of_an_only_edge_the_model_tells_all_that_it_did() -> None:
+    met = fold_user(UserState("u"), [interaction("u", "i1", START), interaction("u", "i1", START + 1)])
+    users = [USERS[0], met, UserState("v"), fold_user(UserState("w"), [interaction("w", "i2", START)])]
+    rows = [[0, 3], [4, 5, 6], [1], [7]]
+    exact, told = left_out(MODEL, users, TABLE, 0.0, rows), MODEL.moved(users, TABLE, rows)
+    for at in (1, 3):
+        for k in range(len(rows[at])):
+            assert of(told, at, True, k) == pytest.approx(of(exact, at, True, k), abs=1e-5)
+
+
 def test_a_user_of_whom_nothing_is_known_has_nothing_that_moved() -> None:
     for moved in (left_out(MODEL, [UserState("u")], TABLE, 0.0, [[1]]), MODEL.moved([UserState("u")], TABLE, [[1]])):
         assert (of(moved, 0, True, 0), of(moved, 0, False, 0)) == ({}, {})
