@@ -29,8 +29,7 @@ from tests.running import Running
 RATE: Final = 1_000.0  # changed items a second
 SHARE: Final = 0.25  # of saturation
 ROUNDS: Final = 4
-SECONDS: Final = 6.0  # of a round
-SWAP_SECONDS: Final = 15.0  # of a round with a swap, which is over before
+SECONDS: Final = 12.0  # of a round; a swap is over before
 SETTLING_SECONDS: Final = 1.5  # of changes, before a round with them begins
 SETTLED_SECONDS: Final = 60.0  # until the table has caught up, at most
 GOAL: Final = 1.2  # p99 with changes over without
@@ -80,9 +79,9 @@ def changing(bootstrap: str) -> Iterator[None]:
             process.kill()
 
 
-def _round(service: Running, target: Target, rate: float, seed: int, length: float = SECONDS) -> Round:
+def _round(service: Running, target: Target, rate: float, seed: int) -> Round:
     before, cpu, began = _counts(service), cpu_seconds(service.process.pid), time.perf_counter()
-    answers = uvloop.run(steady(target, rate, length, seed))
+    answers = uvloop.run(steady(target, rate, SECONDS, seed))
     seconds, used = time.perf_counter() - began, cpu_seconds(service.process.pid) - cpu
     refreshed, visible, waited = (now - then for now, then in zip(_counts(service), before, strict=True))
     mean = waited / visible if visible else float("nan")
@@ -106,7 +105,7 @@ def _swapped(ranked: Ranked, target: Target, rate: float, seed: int) -> Round:
     """A round at whose beginning a bundle is published; it is in service before the round ends."""
     before = ranked.service.metric(SWAPS)
     ranked.publish()
-    found = _round(ranked.service, target, rate, seed, SWAP_SECONDS)
+    found = _round(ranked.service, target, rate, seed)
     assert ranked.service.metric(SWAPS) == before + 1, "the bundle was not in service before the round ended"
     return found
 
