@@ -97,7 +97,7 @@ class Grant:
 class Access:
     """Grants by token: the one token of the services, which may do everything, and those of the file.
 
-    Raises BadFile, which the settings have looked for before.
+    Raises BadFile.
     """
 
     def __init__(self, settings: GrpcSettings) -> None:

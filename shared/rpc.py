@@ -16,6 +16,7 @@ from shared.access import Access
 from shared.rpc_edge import Admit, Edge
 from shared.service import Health, WrongSetting
 from shared.settings import GrpcSettings, ServiceSettings
+from shared.watched_file import BadFile
 
 log = logs.get(__name__)
 
@@ -67,10 +68,10 @@ async def serve(
 
     `admit(method, context)` may refuse a call of the service's own by raising before its message is parsed.
 
-    Raises WrongSetting when the port is taken or a TLS file cannot be read.
+    Raises WrongSetting when the port is taken, or a TLS file or the file of tokens cannot be read.
     """
     options = settings.grpc
-    access = Access(options)
+    access = _access(options)
     server = grpc.aio.server(
         interceptors=[Edge(access, service_names, admit)],
         options=[
@@ -139,6 +140,13 @@ def _channel_credentials(settings: GrpcSettings) -> grpc.ChannelCredentials:
         private_key=settings.tls_key.read_bytes() if own and settings.tls_key else None,
         certificate_chain=settings.tls_certificate.read_bytes() if own and settings.tls_certificate else None,
     )
+
+
+def _access(settings: GrpcSettings) -> Access:
+    try:
+        return Access(settings)
+    except BadFile as error:
+        raise WrongSetting(f"FINESTREAM_GRPC_TOKENS_FILE: {error}") from None
 
 
 def _follow_tokens(access: Access, health: Health, max_silence_seconds: float) -> asyncio.Task[None] | None:

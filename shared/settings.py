@@ -15,12 +15,10 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared import tokens
 from shared.space import DEFAULT_SPACE, SPACES
 
 EMBEDDED_KAFKA = "127.0.0.1:19092"
@@ -83,13 +81,6 @@ class GrpcSettings(BaseSettings):
         if self.tokens_file is not None and not self.token.get_secret_value():
             raise ValueError("tokens_file needs token, by which services call each other")
         return self
-
-    @field_validator("tokens_file")
-    @classmethod
-    def _are_tokens(cls, path: Path | None) -> Path | None:
-        if path is not None:
-            tokens.read(path)  # so that a wrong file is told before anything is started
-        return path
 
 
 class ArchiveSettings(BaseSettings):

@@ -1,6 +1,6 @@
 """A YAML or JSON file of an operator's, checked as a whole and read again whenever it changes.
 
-A wrong file at the start is one line and exit code 2 (settings read it first); later what was good before it stays.
+A wrong file at the start is one line and exit code 2; later what was good before it stays.
 """
 
 import asyncio

@@ -74,7 +74,7 @@ class RankingSettings(ServiceSettings):
         1, ge=0, le=256, description="of one inference on the CPU; 0: one for each core that this process may use"
     )
     tile_items: int = Field(16_384, ge=16, le=4_194_304, description="items scored at once where all are scored")
-    encode_items: int = Field(64, ge=1, le=10_000, description="items encoded between two inferences")
+    encode_items: int = Field(64, ge=1, le=10_000, description="the most items encoded between two inferences")
     fetch_items: int = Field(128, ge=1, le=500, description="items asked of graph_updater in one call")
 
     bundle_poll_seconds: float = Field(1.0, gt=0, le=3600, description="how often current.json is read")

@@ -6,8 +6,10 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from typer.testing import CliRunner
 
+from shared import rpc
 from shared.cli.main import app
-from shared.settings import GrpcSettings
+from shared.service import Health, WrongSetting
+from shared.settings import GrpcSettings, ServiceSettings
 from shared.tokens import Token, digest, read
 from shared.watched_file import BadFile
 
@@ -53,15 +55,16 @@ BAD = {
 
 
 @pytest.mark.parametrize(("text", "says"), BAD.values(), ids=BAD.keys())
-def test_a_wrong_file_is_one_sentence_and_a_wrong_setting(tmp_path: Path, text: str, says: str) -> None:
+async def test_a_wrong_file_is_one_sentence_and_a_wrong_setting(tmp_path: Path, text: str, says: str) -> None:
     path = file_of(tmp_path, text)
     with pytest.raises(BadFile) as caught:
         read(path)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValidationError, match="tokens_file"):
-        GrpcSettings(token=SecretStr("x"), tokens_file=path)
+    settings = ServiceSettings(grpc=GrpcSettings(token=SecretStr("x"), tokens_file=path))
+    with pytest.raises(WrongSetting, match="FINESTREAM_GRPC_TOKENS_FILE: "):
+        await rpc.serve(settings, "example", lambda server: None, [], Health())
 
 
 def test_a_file_of_tokens_needs_the_token_by_which_services_call_each_other(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -10,8 +11,10 @@ from prometheus_client import REGISTRY
 
 from services.ranking import catalogue as module
 from services.ranking.catalogue import Catalogue
+from services.ranking.generation import Generation
 from services.ranking.rehearsal import rehearse
 from shared.errors import Unavailable
+from shared.graph.state import ItemNode
 from tests.parts import until
 from tests.services.ranking.conftest import World, state_of
 from tests.services.ranking.doubles import DotModel, item_of, user_of
@@ -115,6 +118,26 @@ async def test_what_is_more_than_one_fetch_is_not_gathered(world: World) -> None
     await until(lambda: len(catalogue.current.facts) == 30, 10, "all are there")
     running.cancel()
     assert world.graph.item_calls == [8, 8, 8, 6]
+
+
+async def test_rows_are_written_in_small_parts_and_in_large_ones_where_more_waits_than_one_fetch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[int] = []
+    put = Generation.put
+
+    def noted(generation: Generation, nodes: Sequence[ItemNode]) -> None:
+        parts.append(len(nodes))
+        put(generation, nodes)
+
+    monkeypatch.setattr(Generation, "put", noted)
+    catalogue = Catalogue(world.client, world.inference, rehearse, fetch_items=100, encode_items=64)
+    nodes = [item_of(f"i{n}") for n in range(150)]
+    world.graph.put(*nodes)
+    await catalogue.tell([state_of(node) for node in nodes])
+    await catalogue.refresh()
+    await catalogue.refresh()
+    assert parts == [64, 36, 32, 18]
 
 
 async def test_while_graph_updater_is_silent_changes_wait_and_then_come(world: World) -> None:
