@@ -8,8 +8,9 @@ Shapes: B users, N items, d width of the network, r rank of the neighbours.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from json import dumps, loads
+from operator import is_
 from pathlib import Path
 from typing import Final
 
@@ -21,13 +22,26 @@ from shared.graph.state import ItemNode, UserState
 from shared.models import finestream_attribution
 from shared.models.attribution import Moved
 from shared.models.contract import WEIGHTS_FILE, ItemTable, read_config, write_config
-from shared.models.features import Schema, item_features, user_features
+from shared.models.features import Schema, UserFeatures, item_features, user_features
 from shared.models.finestream_network import Config, Network
 from shared.models.finestream_serving import UserSide
 from shared.models.neighbours import Neighbours, nobody
 
 IDS_FILE: Final = "ids.json"
 NEIGHBOUR_TENSORS: Final = ("factors", "mean", "from_text")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Users as tensors."""
+
+    users: Sequence[UserState]
+    table: ItemTable
+    features: UserFeatures
+    met: Tensor  # (B, L, 3d + r) float32: vectors of the items met; a served table is bf16 on a GPU
+
+    def of(self, users: Sequence[UserState], table: ItemTable) -> bool:
+        return table is self.table and len(users) == len(self.users) and all(map(is_, users, self.users))
 
 
 class Finestream:
@@ -45,6 +59,7 @@ class Finestream:
         self.neighbours = (neighbours or nobody(config.rank, len(self.ids), config.schema.embedding_dim)).to(device)
         self.row_of = {item_id: row for row, item_id in enumerate(self.ids, start=1)}
         self._user_side: UserSide | None = None  # of a model that was read, and no longer learns
+        self._asked: Asked | None = None  # what was encoded last: what moved its scores is asked for next
 
     @property
     def widths(self) -> list[int]:
@@ -68,17 +83,26 @@ class Finestream:
         config = self.config
         if not users or not len(table):
             return torch.zeros(len(users), sum(self.widths), device=self.device)
-        features = user_features(users, table.row_of, config.schema, config.longest, self.device)
-        v, f = table.vectors.split(self.widths, 1)
-        u = (self._user_side or self.network).users(features, v, table.extra["fine"])
-        met = f.index_select(0, features.history.flatten()).view(*features.history.shape, -1)  # (B, L, r)
-        near = self.neighbours.users(met, features.real, config.decay)
+        asked = self._asked = self._ask(users, table)
+        if self._user_side:
+            u = self._user_side.users(asked.features, asked.met, table.extra["fine"])
+        else:
+            u = self.network.users(asked.features, table.vectors[:, : self.widths[0]], table.extra["fine"])
+        near = self.neighbours.users(asked.met[:, :, self.widths[0] :], asked.features.real, config.decay)
         return torch.cat([config.personal * u, config.neighbours * config.neighbour_view * near], 1)
 
     def moved(self, users: Sequence[UserState], table: ItemTable, rows: Sequence[Sequence[int]]) -> Moved:
         """See attribution.Attributing."""
         self._not_training()
-        return finestream_attribution.moved(self, users, table, rows)
+        asked, self._asked = self._asked, None
+        if asked is None or not asked.of(users, table):
+            asked = self._ask(users, table)
+        return finestream_attribution.moved(self, users, asked.features, asked.met, table, rows)
+
+    def _ask(self, users: Sequence[UserState], table: ItemTable) -> "Asked":
+        features = user_features(users, table.row_of, self.config.schema, self.config.longest, self.device)
+        met = table.vectors.index_select(0, features.history.flatten())  # faster than by [] by far
+        return Asked(users, table, features, met.view(*features.history.shape, -1).float())
 
     def _not_training(self) -> None:
         """eval() goes through every module, which takes longer than to encode a user's opinions."""

@@ -18,7 +18,7 @@ from shared.events import Pair
 from shared.graph.state import UserState
 from shared.models.attribution import Moved, together
 from shared.models.contract import ItemTable
-from shared.models.features import UserFeatures, padded, user_features
+from shared.models.features import UserFeatures, padded
 from shared.models.finestream_network import Network, reviewed
 from shared.models.neighbours import weights
 
@@ -28,14 +28,19 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def moved(
-    model: "Finestream", users: Sequence[UserState], table: ItemTable, rows: Sequence[Sequence[int]]
-) -> Moved:  # fmt: skip
+    model: "Finestream",
+    users: Sequence[UserState],
+    f: UserFeatures,
+    met: Tensor,
+    table: ItemTable,
+    rows: Sequence[Sequence[int]],
+) -> Moved:
+    """`f` and `met` (B, L, 3d + r) as `users` are encoded from them."""
     config, network = model.config, model.network
-    f = user_features(users, table.row_of, config.schema, config.longest, model.device)
     vectors = table.vectors[:, 2 * config.d :]  # of the fine view and the neighbours: (N, d + r)
     picked, _ = padded(rows, model.device)  # (B, K)
     picked_fine, picked_near = _rows(vectors, picked).split([config.d, model.neighbours.rank], 2)
-    met_fine, met_near = _rows(vectors, f.history).split([config.d, model.neighbours.rank], 2)  # (B, L, d), (B, L, r)
+    met_fine, met_near = met[:, :, 2 * config.d :].split([config.d, model.neighbours.rank], 2)  # (B, L, d), (B, L, r)
     kept = f.real[:, None] & (f.history[:, None] != f.history[:, :, None])  # (B, L, L): the history without each item
 
     near = config.neighbours * config.neighbour_view * picked_near @ met_near.transpose(1, 2)  # (B, K, L)

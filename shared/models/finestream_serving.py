@@ -44,11 +44,10 @@ class UserSide:
     def fits(network: Network) -> bool:
         return network.config.layers == 1 and network.config.cross_attention
 
-    def users(self, f: UserFeatures, vectors: Tensor, fine: Tensor) -> Tensor:
-        """As Network.users: features of B users, the table's vectors (N, 3d or more) and fine (N, A, c) -> (B, 3d)."""
-        b, length = f.history.shape
+    def users(self, f: UserFeatures, met: Tensor, fine: Tensor) -> Tensor:
+        """As Network.users, from the vectors of the items met (B, L, 3d or more): -> (B, 3d)."""
+        b = len(met)
         count = f.real.sum(1)  # (B,)
-        met = vectors.index_select(0, f.history.flatten()).float().view(b, length, -1)
         x_hat = met[:, :, 2 * self._d : 3 * self._d]
         views = self._newest(met[:, :, : 2 * self._d], count)  # (2B, d)
         parts = [views[:b], views[b:], self._fine_user(f, count, x_hat, fine)]
