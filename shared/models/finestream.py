@@ -23,7 +23,7 @@ from shared.models import finestream_attribution
 from shared.models.attribution import Moved
 from shared.models.contract import WEIGHTS_FILE, ItemTable, read_config, write_config
 from shared.models.features import Schema, UserFeatures, item_features, user_features
-from shared.models.finestream_network import Config, Network
+from shared.models.finestream_network import Config, FineView, Network
 from shared.models.finestream_serving import UserSide
 from shared.models.neighbours import Neighbours, nobody
 
@@ -39,6 +39,7 @@ class Asked:
     table: ItemTable
     features: UserFeatures
     met: Tensor  # (B, L, 3d + r) float32: vectors of the items met; a served table is bf16 on a GPU
+    view: FineView | None = None
 
     def of(self, users: Sequence[UserState], table: ItemTable) -> bool:
         return table is self.table and len(users) == len(self.users) and all(map(is_, users, self.users))
@@ -83,12 +84,14 @@ class Finestream:
         config = self.config
         if not users or not len(table):
             return torch.zeros(len(users), sum(self.widths), device=self.device)
-        asked = self._asked = self._ask(users, table)
+        features, met = self._ask(users, table)
+        view = None
         if self._user_side:
-            u = self._user_side.users(asked.features, asked.met, table.extra["fine"])
+            u, view = self._user_side.users(features, met, table.extra["fine"])
         else:
-            u = self.network.users(asked.features, table.vectors[:, : self.widths[0]], table.extra["fine"])
-        near = self.neighbours.users(asked.met[:, :, self.widths[0] :], asked.features.real, config.decay)
+            u = self.network.users(features, table.vectors[:, : self.widths[0]], table.extra["fine"])
+        self._asked = Asked(users, table, features, met, view)
+        near = self.neighbours.users(met[:, :, self.widths[0] :], features.real, config.decay)
         return torch.cat([config.personal * u, config.neighbours * config.neighbour_view * near], 1)
 
     def moved(self, users: Sequence[UserState], table: ItemTable, rows: Sequence[Sequence[int]]) -> Moved:
@@ -96,13 +99,13 @@ class Finestream:
         self._not_training()
         asked, self._asked = self._asked, None
         if asked is None or not asked.of(users, table):
-            asked = self._ask(users, table)
-        return finestream_attribution.moved(self, users, asked.features, asked.met, table, rows)
+            asked = Asked(users, table, *self._ask(users, table))
+        return finestream_attribution.moved(self, users, asked.features, asked.met, asked.view, table, rows)
 
-    def _ask(self, users: Sequence[UserState], table: ItemTable) -> "Asked":
+    def _ask(self, users: Sequence[UserState], table: ItemTable) -> tuple[UserFeatures, Tensor]:
         features = user_features(users, table.row_of, self.config.schema, self.config.longest, self.device)
         met = table.vectors.index_select(0, features.history.flatten())  # faster than by [] by far
-        return Asked(users, table, features, met.view(*features.history.shape, -1).float())
+        return features, met.view(*features.history.shape, -1).float()
 
     def _not_training(self) -> None:
         """eval() goes through every module, which takes longer than to encode a user's opinions."""

@@ -19,7 +19,7 @@ from shared.graph.state import UserState
 from shared.models.attribution import Moved, together
 from shared.models.contract import ItemTable
 from shared.models.features import UserFeatures, padded
-from shared.models.finestream_network import Network, reviewed
+from shared.models.finestream_network import FineView, Network, reviewed
 from shared.models.neighbours import weights
 
 if TYPE_CHECKING:
@@ -32,10 +32,11 @@ def moved(
     users: Sequence[UserState],
     f: UserFeatures,
     met: Tensor,
+    view: FineView | None,
     table: ItemTable,
     rows: Sequence[Sequence[int]],
 ) -> Moved:
-    """`f` and `met` (B, L, 3d + r) as `users` are encoded from them."""
+    """`f` and `met` (B, L, 3d + r) as `users` are encoded from them; `view` where it is at hand."""
     config, network = model.config, model.network
     vectors = table.vectors[:, 2 * config.d :]  # of the fine view and the neighbours: (N, d + r)
     picked, _ = padded(rows, model.device)  # (B, K)
@@ -46,7 +47,9 @@ def moved(
     near = config.neighbours * config.neighbour_view * picked_near @ met_near.transpose(1, 2)  # (B, K, L)
     by_items = _fell(weights(f.real, config.decay), weights(kept, config.decay), near)
     counted = config.personal * network.gains[2] * network.used[2] * picked_fine
-    by_fine, by_said = _of_fine(network, f, kept, counted, met_fine, table.extra["fine"])
+    fine = table.extra["fine"]
+    view = view or _fine_view(network, f, met_fine, fine)
+    by_fine, by_said = _of_fine(network, f, view, kept, counted, met_fine, fine)
     by_items += by_fine
     lone = (~kept[:, 0].any(1) & (torch.bincount(f.edges.node, minlength=len(users)) == 0)).nonzero()[:, 0]
     if len(lone):  # without their only edge they score as nobody does
@@ -57,21 +60,28 @@ def moved(
     return Moved(f.history, by_items, said, together(by_said.split([len(of_user) for of_user in said])))
 
 
-def _of_fine(
-    network: Network, f: UserFeatures, kept: Tensor, picked: Tensor, x_hat: Tensor, fine: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(B, L, K) of the items and (M, K) of the pairs; `picked` (B, K, d) with what the view counts in it."""
+def _fine_view(network: Network, f: UserFeatures, x_hat: Tensor, fine: Tensor) -> FineView:
     x = network.around(f, fine)  # (B, A, c)
     at, weight, v = network.user_opinions.weighed(x, f.edges, reviewed(f.edges, fine))
-    told = network.user_opinions.summed(x, at, weight * network.config.opinions, v)  # (B, A, c)
-    z = (x + told).flatten(1)  # (B, A c)
-    slope = _slope(network, z, picked)
-    share = network.fused(network.user_head(z), x_hat, f.real)  # (B, L)
-    by_items = _fell(share, _normal(share[:, None] * kept), picked @ x_hat.transpose(1, 2))
+    weight = weight * network.config.opinions
+    told = network.user_opinions.summed(x, at, weight, v)
+    whole = (x + told).flatten(1)
+    return FineView(
+        at, weight, v, told.flatten(1), whole, network.fused(network.user_head(whole), x_hat, f.real)
+    )  # fmt: skip
+
+
+def _of_fine(
+    network: Network, f: UserFeatures, view: FineView, kept: Tensor, picked: Tensor, x_hat: Tensor, fine: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(B, L, K) of the items and (M, K) of the pairs; `picked` (B, K, d) with what the view counts in it."""
+    slope = _slope(network, view.whole, picked)
+    by_items = _fell(view.share, _normal(view.share[:, None] * kept), picked @ x_hat.transpose(1, 2))
     around = slope @ _rows(fine.flatten(1), f.history).transpose(1, 2)  # (B, K, L)
     by_items += _fell(_normal(f.real.float()), _normal(kept.float()), around)
-    fell = _alone(told.view(-1, told.shape[-1])[at], weight[:, None], v) * network.config.opinions  # (M, c)
-    slopes = slope.view(*slope.shape[:2], *x.shape[1:])[f.edges.node, :, f.edges.attribute]  # (M, K, c)
+    fell = _alone(view.told.view(-1, fine.shape[2])[view.at], view.weight[:, None], view.v)  # (M, c)
+    fell = fell * network.config.opinions
+    slopes = slope.view(*slope.shape[:2], *fine.shape[1:])[f.edges.node, :, f.edges.attribute]  # (M, K, c)
     return by_items, (slopes * fell[:, None]).sum(2)
 
 

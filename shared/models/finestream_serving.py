@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared.models.features import Edges, UserFeatures
-from shared.models.finestream_network import Block, Network
+from shared.models.finestream_network import Block, FineView, Network, reviewed
 
 
 class UserSide:
@@ -44,16 +44,16 @@ class UserSide:
     def fits(network: Network) -> bool:
         return network.config.layers == 1 and network.config.cross_attention
 
-    def users(self, f: UserFeatures, met: Tensor, fine: Tensor) -> Tensor:
+    def users(self, f: UserFeatures, met: Tensor, fine: Tensor) -> tuple[Tensor, FineView]:
         """As Network.users, from the vectors of the items met (B, L, 3d or more): -> (B, 3d)."""
         b = len(met)
         count = f.real.sum(1)  # (B,)
         x_hat = met[:, :, 2 * self._d : 3 * self._d]
         views = self._newest(met[:, :, : 2 * self._d], count)  # (2B, d)
-        parts = [views[:b], views[b:], self._fine_user(f, count, x_hat, fine)]
+        u, view = self._fine_user(f, count, x_hat, fine)
         known = count > 0
         known[f.edges.node] = True
-        return torch.cat(parts, 1) * self._gains * known[:, None]
+        return torch.cat([views[:b], views[b:], u], 1) * self._gains * known[:, None], view
 
     def _newest(self, met: Tensor, count: Tensor) -> Tensor:
         """(B, L, 2d), (B,) -> (2B, d): both views at the newest place."""
@@ -82,31 +82,30 @@ class UserSide:
         y = y + self._block.down(F.gelu(self._block.up(self._block.norm2(y))))
         return self._norm(y)  # type: ignore[no-any-return]
 
-    def _fine_user(self, f: UserFeatures, count: Tensor, x_hat: Tensor, fine: Tensor) -> Tensor:
+    def _fine_user(self, f: UserFeatures, count: Tensor, x_hat: Tensor, fine: Tensor) -> tuple[Tensor, FineView]:
         """-> (B, d)"""
         sums = F.embedding_bag(f.history, fine.flatten(1), per_sample_weights=f.real.to(fine.dtype), mode="sum")
         x = sums.float() / count.clamp(min=1)[:, None]  # (B, A c)
-        if self._told and len(f.edges.node):
-            x = x + self._opinions(x, f.edges, fine)
-        u: Tensor = self._head(x)  # (B, d)
-        weight = (x_hat @ self._fusion(u)[:, :, None])[:, :, 0] / self._d**0.5  # (B, L)
-        weight = weight.masked_fill(~f.real, -1e4).softmax(1) * (count > 0)[:, None]
-        return torch.baddbmm(u[:, None], weight[:, None], x_hat)[:, 0]
+        at, weight, v = self._weighed(x, f.edges, fine)
+        told = torch.zeros_like(x).view(-1, fine.shape[2]).index_add_(0, at, weight[:, None] * v).view_as(x)
+        whole = x + told
+        u: Tensor = self._head(whole)  # (B, d)
+        share = (x_hat @ self._fusion(u)[:, :, None])[:, :, 0] / self._d**0.5  # (B, L)
+        share = share.masked_fill(~f.real, -1e4).softmax(1) * (count > 0)[:, None]
+        return torch.baddbmm(u[:, None], share[:, None], x_hat)[:, 0], FineView(at, weight, v, told, whole, share)
 
-    def _opinions(self, x: Tensor, edges: Edges, fine: Tensor) -> Tensor:
-        """OpinionConvolution: (B, A c) -> (B, A c). tanh bounds the logits, so the softmax needs no maximum."""
+    def _weighed(self, x: Tensor, edges: Edges, fine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As OpinionConvolution. tanh bounds the logits, so the softmax needs no maximum."""
         a, c = fine.shape[1:]
         at = edges.node * a + edges.attribute  # (M,)
         own = x.view(-1, c)[at]
-        reviewed = fine[edges.item.clamp(min=0), edges.attribute].float() * (edges.item >= 0)[:, None]
-        opinion = edges.opinion + self._polarity[edges.polarity]
-        z = torch.stack([own, self._attribute[edges.attribute] + reviewed, reviewed + opinion])  # (3, M, c)
+        met, opinion = reviewed(edges, fine), edges.opinion + self._polarity[edges.polarity]
+        z = torch.stack([own, self._attribute[edges.attribute] + met, met + opinion])  # (3, M, c)
         y = z[:, :, None] @ self._maps[:, edges.attribute]  # (3, M, 1, c)
         q, k, v = torch.tanh(y[:, :, 0] + self._shifts[:, edges.attribute]).unbind()
-        weight = torch.exp((q * k).sum(1, keepdim=True) / c**0.5)  # (M, 1)
-        sums = x.new_zeros(len(x) * a, c + 1).index_add_(0, at, torch.cat([weight * v, weight], 1))
-        told = sums[:, :c] / sums[:, c:].clamp_(min=torch.finfo(sums.dtype).tiny)
-        return told.view(len(x), -1)
+        weight = torch.exp((q * k).sum(1) / c**0.5) * self._told  # (M,)
+        total = weight.new_zeros(x.numel() // c).index_add_(0, at, weight)
+        return at, weight / total.clamp_(min=torch.finfo(total.dtype).tiny)[at], v
 
 
 def _joined(*maps: torch.nn.Linear) -> Tensor:

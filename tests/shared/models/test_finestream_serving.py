@@ -31,7 +31,7 @@ def made(config: Config, seed: int, folder: Path) -> Finestream:
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), users=st.integers(1, 9), opinions=st.booleans())
-def test_the_served_user_side_gives_the_networks_numbers(
+def test_the_served_user_side_gives_the_networks_numbers_and_tells_the_same_of_what_moved_scores(
     seed: int, users: int, opinions: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     model = made(replace(CONFIG, opinions=opinions), seed, tmp_path_factory.mktemp("model"))
@@ -45,8 +45,13 @@ def test_the_served_user_side_gives_the_networks_numbers(
     ]
     chance.shuffle(asked)
     table = model.encode_items(items[: chance.randint(1, len(items))])  # what the table lacks is passed over
-    served, model._user_side = model.encode_users(asked, table, START), None
+    rows = [[chance.randrange(len(table)) for _ in range(3)] for _ in asked]
+    served, told = model.encode_users(asked, table, START), model.moved(asked, table, rows)
+    model._user_side = None
     assert torch.allclose(served, model.encode_users(asked, table, START), atol=1e-5)
+    again = model.moved(asked, table, rows)
+    for ours, theirs in ((told.by_items, again.by_items), (told.by_said, again.by_said)):
+        assert torch.allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("change", [{"layers": 2}, {"cross_attention": False}])
