@@ -6,12 +6,15 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from shared.kafka import client_options, group_of, name_of
 from shared.settings import KafkaSettings
+from shared.watched_file import BadFile
 
 
 def free_port() -> int:
@@ -20,6 +23,16 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def refusal_of(path: Path, read: Callable[[Path], object]) -> str:
+    """The one sentence about an operator's file that is refused, which names it."""
+    with pytest.raises(BadFile) as caught:
+        read(path)
+    told = str(caught.value)
+    assert str(path) in told
+    assert "\n" not in told
+    return told
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float, what: str) -> None:

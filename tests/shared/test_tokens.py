@@ -11,7 +11,7 @@ from shared.cli.main import app
 from shared.service import Health, WrongSetting
 from shared.settings import GrpcSettings, ServiceSettings
 from shared.tokens import Token, digest, read
-from shared.watched_file import BadFile
+from tests.parts import refusal_of
 
 A, B = digest(b"a").hex(), digest(b"b").hex()
 
@@ -57,11 +57,7 @@ BAD = {
 @pytest.mark.parametrize(("text", "says"), BAD.values(), ids=BAD.keys())
 async def test_a_wrong_file_is_one_sentence_and_a_wrong_setting(tmp_path: Path, text: str, says: str) -> None:
     path = file_of(tmp_path, text)
-    with pytest.raises(BadFile) as caught:
-        read(path)
-    assert says in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert says in refusal_of(path, read)
     settings = ServiceSettings(grpc=GrpcSettings(token=SecretStr("x"), tokens_file=path))
     with pytest.raises(WrongSetting, match="FINESTREAM_GRPC_TOKENS_FILE: "):
         await rpc.serve(settings, "example", lambda server: None, [], Health())
