@@ -1,5 +1,6 @@
 """services/ranking/swapper.py: a good bundle is swapped in, a bad one is refused and the old one stays."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,14 +29,12 @@ class Publisher:
         return bundle.publish(self.url, self.model(), META)
 
     def publish_damaged(self) -> str:
-        """As publish, but what current.json names never hashed right."""
-        pointer = Path(self.url) / "current.json"
-        before = pointer.read_bytes()
-        version = self.publish()
-        named = pointer.read_bytes()
-        pointer.write_bytes(before)
+        """As publish, but what current.json names never hashed right: it is made elsewhere and damaged first."""
+        elsewhere, store = self._folder / "elsewhere", Path(self.url)
+        version = bundle.publish(str(elsewhere), self.model(), META)
+        shutil.copytree(elsewhere / "versions" / version, store / "versions" / version)
         self.damage(version)
-        pointer.write_bytes(named)
+        (elsewhere / "current.json").replace(store / "current.json")
         return version
 
     def model(self) -> Path:
