@@ -66,23 +66,38 @@ def _held_out(review: GoldReview) -> bool:
     return zlib.crc32(review.text.encode()) % HELD_OUT == 0
 
 
-def judged(files: Sequence[GoldFile], network: SpanNetwork, windows: Windows) -> tuple[float, float, float]:
-    """The best threshold by the sum of the files' mean exact and lenient F1, with these two."""
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Means over the files."""
+
+    threshold: float
+    exact: float  # F1
+    lenient: float  # F1
+    polarity: float  # share of the lenient matches
+
+    @property
+    def whole(self) -> float:
+        return self.exact + self.lenient + self.polarity
+
+    def __str__(self) -> str:
+        return f"exact F1 {self.exact:.4f}, lenient {self.lenient:.4f}, polarity {self.polarity:.4f}"
+
+
+def judged(files: Sequence[GoldFile], network: SpanNetwork, windows: Windows) -> Judged:
+    """With the threshold that is best by the sum of all three."""
     found = [pairs_of(network, windows, [r.text for r in file.reviews], THRESHOLDS[0]) for file in files]
-    return max((_f1(files, found, threshold) for threshold in THRESHOLDS), key=lambda told: told[1] + told[2])
+    return max((_judged(files, found, threshold) for threshold in THRESHOLDS), key=lambda told: told.whole)
 
 
-def _f1(
-    files: Sequence[GoldFile], found: Sequence[Sequence[Sequence[SpanPair]]], threshold: float
-) -> tuple[float, float, float]:
+def _judged(files: Sequence[GoldFile], found: Sequence[Sequence[Sequence[SpanPair]]], threshold: float) -> Judged:
     scores = []
     for file, of_file in zip(files, found, strict=True):
         # A pair's rivals are likelier than it, so a higher threshold takes nothing but the end of the list away.
         likely = [[one for one in some if one.probability >= threshold] for some in of_file]
         findings = [findings_of(review.text, some) for review, some in zip(file.reviews, likely, strict=True)]
         scores.append(scores_of(file, findings))
-    mean = [sum(values) / len(files) for values in zip(*((s.exact.f1, s.lenient.f1) for s in scores), strict=True)]
-    return threshold, mean[0], mean[1]
+    told = zip(*((s.exact.f1, s.lenient.f1, s.polarity_accuracy) for s in scores), strict=True)
+    return Judged(threshold, *(sum(values) / len(files) for values in told))
 
 
 def encoder_of(folder: str) -> tuple[Encoder, Tokenizer]:
@@ -118,6 +133,7 @@ def _unmarked(windows: Windows, teaching: Teaching, seed: int) -> list[Window]:
 
 def train(
     files: Sequence[GoldFile],
+    again: Sequence[GoldFile],
     shape: Shape,
     fit: Fit,
     encoder: str,
@@ -125,7 +141,10 @@ def train(
     out: Path,
     screen: Screen,
 ) -> None:
-    """Writes the weights of the best epoch. One thread and one seed give the same weights again on one machine."""
+    """Writes the weights of the best epoch. One thread and one seed give the same weights again on one machine.
+
+    `again`: files that every epoch reads once more than the others, as often as they are named.
+    """
     torch.manual_seed(fit.seed)
     base, tokenizer = encoder_of(encoder)
     windows = Windows(tokenizer)
@@ -133,7 +152,7 @@ def train(
     network = SpanNetwork(base, shape, dropout=fit.dropout, adapter_dropout=fit.adapter_dropout)
     network.halved = fit.half
     numbers = sum(tensor.numel() for tensor in network.learnt().values())
-    data = marked(windows, learnt_from)
+    data = marked(windows, [*learnt_from, *parted(again, held_out=False)])
     screen.heading(
         f"{len(data):,} windows of {sum(f.pairs for f in learnt_from):,} pairs, {numbers:,} weights to learn"
     )
@@ -142,21 +161,22 @@ def train(
     best = 0.0
     for epoch, loss, averaged in epochs(network, data, fit):
         with averaged.in_place(network):
-            threshold, exact, lenient = judged(held_out, network, windows)
+            found = judged(held_out, network, windows)
         screen.note(
-            f"{screen.seconds:6.0f} s  epoch {epoch} of {fit.epochs}, loss {loss:.3f}; held out, at {threshold}:"
-            f" exact F1 {exact:.4f}, lenient {lenient:.4f}"
+            f"{screen.seconds:6.0f} s  epoch {epoch} of {fit.epochs}, loss {loss:.3f}; held out, at {found.threshold}:"
+            f" {found}"
         )
-        if exact + lenient > best:
-            best = exact + lenient
+        if found.whole > best:
+            best = found.whole
             names = ", ".join(file.name for file in files) + (" and a teacher" if teaching else "")
-            trained = f"{names}; epoch {epoch}, held out {exact:.4f} / {lenient:.4f}"
-            save(averaged.held, About(shape, threshold, trained, digest_of(base)), out)
+            trained = f"{names}; epoch {epoch}, held out: {found}"
+            save(averaged.held, About(shape, found.threshold, trained, digest_of(base)), out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path, help="files, or folders of which the *train* files are read")
+    parser.add_argument("--again", nargs="*", default=[], type=Path, help="of these, what an epoch reads once more")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--encoder", default="", help="folder of a BERT or an MPNet; empty: the bundled MiniLM")
     _add_fields(parser, Shape())
@@ -169,13 +189,17 @@ def main() -> None:
     parser.add_argument("--unmarked-reviews", type=int, default=3200, help="of each of these files")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    paths = [file for path in given.data for file in (sorted(path.glob("*train*")) if path.is_dir() else [path])]
-    files = [gold.read(path) for path in paths]
+    files, again = _read(given.data), _read(given.again)
     teaching = given.teacher and Teaching(
         given.teacher, given.teacher_encoder, given.unmarked, given.unmarked_reviews, given.teacher_share
     )
     screen = Screen(Console(file=sys.stdout))
-    train(files, _given(given, Shape()), _given(given, Fit()), given.encoder, teaching, given.out, screen)
+    train(files, again, _given(given, Shape()), _given(given, Fit()), given.encoder, teaching, given.out, screen)
+
+
+def _read(paths: Sequence[Path]) -> list[GoldFile]:
+    files = [file for path in paths for file in (sorted(path.glob("*train*")) if path.is_dir() else [path])]
+    return [gold.read(file) for file in files]
 
 
 def _add_fields(parser: argparse.ArgumentParser, defaults: Any) -> None:
