@@ -17,6 +17,7 @@ from shared.graph.fold import distinct_users
 from shared.graph.state import ItemNode
 
 FIRST_CAPACITY: Final = 1024
+FEW: Final = 16  # less than one row in so many is gathered; of more, all rows are gone through
 ROW_BYTES: Final = 700  # about, as measured, without the opinions
 
 
@@ -31,6 +32,7 @@ class Facts:
         self._described_at: dict[str, tuple[int, int]] = {}  # item id -> partition, offset in `items`
         self._categories: list[tuple[str, ...]] = []
         self._rows_of_category: dict[str, set[int]] = {}
+        self._masks: dict[str, Tensor] = {}  # of large categories that were asked for
         self.revision = 0  # another after every put
         self._described = 0  # rows with any category
         self._opinions: list[bytes] = []
@@ -92,6 +94,27 @@ class Facts:
         """The rows with at least one of the categories."""
         return set().union(*(self._rows_of_category.get(category, ()) for category in categories))
 
+    def mask_in(self, categories: Iterable[str]) -> Tensor | None:
+        """(N,) bool, the caller's own: those rows, where a category has many; None where all have few.
+
+        Masks of large categories are kept: at most FEW times as many as an item has categories.
+        """
+        named = {category: self._rows_of_category.get(category, set()) for category in categories}
+        large = {category for category, rows in named.items() if rows and FEW * len(rows) >= len(self)}
+        if not large:
+            return None
+        mask = torch.zeros_like(self.available)
+        for category in large:
+            mask |= self._mask(category)
+        few = self.rows_in(named.keys() - large)
+        return mask.index_fill_(0, torch.tensor(list(few), dtype=torch.int64, device=mask.device), True)
+
+    def _mask(self, category: str) -> Tensor:
+        if category not in self._masks:
+            rows = torch.tensor(list(self._rows_of_category[category]), device=self._available.device)
+            self._masks[category] = torch.zeros_like(self._available).index_fill_(0, rows, True)
+        return self._masks[category][: len(self)]
+
     def categories(self, row: int) -> tuple[str, ...]:
         return self._categories[row]
 
@@ -130,6 +153,8 @@ class Facts:
             self._rows_of_category[category].discard(row)
         for category in categories:
             self._rows_of_category.setdefault(category, set()).add(row)
+        for category in self._masks.keys() & {*self._categories[row], *categories}:
+            self._masks[category][row] = category in categories
         self._categories[row] = categories
 
     def _reserve(self, rows: int) -> None:
@@ -140,3 +165,4 @@ class Facts:
         self._available = torch.cat([self._available, self._available.new_zeros(more)])
         self._users = torch.cat([self._users, self._users.new_zeros(more)])
         self._prices = torch.cat([self._prices, self._prices.new_zeros(more)])
+        self._masks = {category: torch.cat([mask, mask.new_zeros(more)]) for category, mask in self._masks.items()}

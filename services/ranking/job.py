@@ -57,7 +57,7 @@ class Job:
     # Source, Filter
     rows: set[int] | None = None  # None: the whole catalogue
     banned: set[int] = field(default_factory=set)
-    within: Tensor | None = None  # (N,) bool: what its bounds of the price leave; None: all
+    within: Tensor | None = None  # (N,) bool: what bounds of the price and large categories leave; None: all
     wanted: int = 0  # how many of the best Select brings: the k, or what the k are chosen from
     # Select, Pin, Diversify, Explore, Explain, Respond
     picks: list[Pick] = field(default_factory=list)

@@ -74,11 +74,19 @@ class Similar:
 
 
 def nearest(queries: Sequence[SimilarQuery], facts: Facts, table: ItemTable, tile_items: int) -> list[list[Pick]]:
-    """The k nearest rows of each, without the item itself; those without categories in one pass together."""
+    """The k nearest rows of each, without the item itself; those that many rows are asked for in one pass together."""
     left_out = [{facts.row_of[item] for item in (q.item_id, *q.excludes) if item in facts.row_of} for q in queries]
     within = [facts.costing(*query.prices) if query.prices else None for query in queries]
+    few: dict[int, set[int]] = {}
+    for at, query in enumerate(queries):
+        if query.categories:
+            mask, priced = facts.mask_in(query.categories), within[at]
+            if mask is None:
+                few[at] = facts.rows_in(query.categories) - left_out[at]
+            else:
+                within[at] = mask if priced is None else mask & priced
     found: list[list[Pick]] = [[] for _ in queries]
-    whole = [at for at, query in enumerate(queries) if not query.categories]
+    whole = [at for at in range(len(queries)) if at not in few]
     if whole:
         k = max(queries[at].k for at in whole)
         scores = ByCosine([facts.row_of[queries[at].item_id] for at in whole], table)
@@ -86,12 +94,10 @@ def nearest(queries: Sequence[SimilarQuery], facts: Facts, table: ItemTable, til
         best = select.best(scores, allowed, k, tile_items)
         for at, picks in zip(whole, best, strict=True):
             found[at] = picks[: queries[at].k]
-    for at, query in enumerate(queries):
-        if query.categories:
-            rows = facts.rows_in(query.categories) - left_out[at]
-            scores = ByCosine([facts.row_of[query.item_id]], table)
-            shown = facts.available if (mask := within[at]) is None else facts.available & mask
-            found[at] = select.best_of(scores, shown, rows, query.k, tile_items)
+    for at, rows in few.items():
+        scores = ByCosine([facts.row_of[queries[at].item_id]], table)
+        shown = facts.available if (mask := within[at]) is None else facts.available & mask
+        found[at] = select.best_of(scores, shown, rows, queries[at].k, tile_items)
     return found
 
 

@@ -1,11 +1,11 @@
 """Select: the k best rows of each request. Equal scores: the lower row first."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import torch
 from torch import Tensor
 
+from services.ranking.facts import FEW
 from services.ranking.job import Job, Pick
 from services.ranking.stages.allowed import Allowed
 from services.ranking.stages.running import Running
@@ -14,8 +14,6 @@ from services.ranking.stages.score import Approximate, Bounded, Scores
 from services.ranking.stages.shortlist import fits, shortlist
 
 ScoresOf = Callable[[list[int]], Scores]  # which of the jobs -> their scores
-
-FEW: Final = 16  # less than one row in so many is gathered; of more, all rows are gone through
 
 
 def fill(jobs: Sequence[Job], scores_of: ScoresOf, available: Tensor, tile_items: int) -> None:
@@ -58,7 +56,7 @@ def best_of(scores: Scores, available: Tensor, rows: set[int], k: int, tile_item
 
 
 def _mask(job: Job, like: Tensor) -> Tensor | None:
-    """(N,) bool: of the job's rows what is within its bounds; None for all."""
+    """(N,) bool: of the job's rows what is within; None for all."""
     if job.rows is None:
         return job.within
     rows = torch.tensor(list(job.rows), dtype=torch.int64, device=like.device)
