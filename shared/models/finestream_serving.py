@@ -1,4 +1,4 @@
-"""The user side of finestream's network for serving: the same numbers with a third of the operations.
+"""The user side of finestream's network for serving: the same numbers with fewer operations.
 
 A ranking of a few users is hundreds of small operations, and starting them takes longer than what they compute. What
 is fixed once a model has been trained is joined here: both views go through one product each, the three maps of
