@@ -5,7 +5,7 @@ numbers. Written and read by jobs of the inference thread only; the loop may rea
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import torch
@@ -19,6 +19,13 @@ from shared.graph.state import ItemNode
 FIRST_CAPACITY: Final = 1024
 FEW: Final = 16  # less than one row in so many is gathered; of more, all rows are gone through
 ROW_BYTES: Final = 700  # about, as measured, without the opinions
+
+Narrowed = tuple[set[int] | None, Tensor | None]
+
+
+def both(rows: Tensor, mask: Tensor | None) -> Tensor:
+    """(N,) bool: of these rows what a mask leaves; None: all."""
+    return rows if mask is None else rows & mask
 
 
 class Facts:
@@ -108,6 +115,14 @@ class Facts:
             mask |= self._mask(category)
         few = self.rows_in(named.keys() - large)
         return mask.index_fill_(0, torch.tensor(list(few), dtype=torch.int64, device=mask.device), True)
+
+    def narrowed(self, categories: Collection[str], prices: tuple[float, float] | None) -> Narrowed:
+        """What filters leave: rows, where the categories have few, and a mask (N,) bool; None: all."""
+        mask = self.costing(*prices) if prices else None
+        if not categories:
+            return None, mask
+        members = self.mask_in(categories)
+        return (self.rows_in(categories), mask) if members is None else (None, both(members, mask))
 
     def _mask(self, category: str) -> Tensor:
         if category not in self._masks:

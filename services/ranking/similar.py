@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from services.ranking import metrics
 from services.ranking.batcher import Limits, MicroBatcher, Ticket
 from services.ranking.catalogue import Catalogue
-from services.ranking.facts import Facts
+from services.ranking.facts import Facts, both
 from services.ranking.inference import Inference
 from services.ranking.job import Pick
 from services.ranking.requests import SimilarQuery
@@ -76,28 +76,20 @@ class Similar:
 def nearest(queries: Sequence[SimilarQuery], facts: Facts, table: ItemTable, tile_items: int) -> list[list[Pick]]:
     """The k nearest rows of each, without the item itself; those that many rows are asked for in one pass together."""
     left_out = [{facts.row_of[item] for item in (q.item_id, *q.excludes) if item in facts.row_of} for q in queries]
-    within = [facts.costing(*query.prices) if query.prices else None for query in queries]
-    few: dict[int, set[int]] = {}
-    for at, query in enumerate(queries):
-        if query.categories:
-            mask, priced = facts.mask_in(query.categories), within[at]
-            if mask is None:
-                few[at] = facts.rows_in(query.categories) - left_out[at]
-            else:
-                within[at] = mask if priced is None else mask & priced
+    narrowed = [facts.narrowed(query.categories, query.prices) for query in queries]
     found: list[list[Pick]] = [[] for _ in queries]
-    whole = [at for at in range(len(queries)) if at not in few]
+    whole = [at for at, (rows, _) in enumerate(narrowed) if rows is None]
     if whole:
         k = max(queries[at].k for at in whole)
         scores = ByCosine([facts.row_of[queries[at].item_id] for at in whole], table)
-        allowed = Allowed(facts.available, [left_out[at] for at in whole], [within[at] for at in whole])
+        allowed = Allowed(facts.available, [left_out[at] for at in whole], [narrowed[at][1] for at in whole])
         best = select.best(scores, allowed, k, tile_items)
         for at, picks in zip(whole, best, strict=True):
             found[at] = picks[: queries[at].k]
-    for at, rows in few.items():
-        scores = ByCosine([facts.row_of[queries[at].item_id]], table)
-        shown = facts.available if (mask := within[at]) is None else facts.available & mask
-        found[at] = select.best_of(scores, shown, rows, queries[at].k, tile_items)
+    for at, (rows, mask) in enumerate(narrowed):
+        if rows is not None:
+            scores, shown = ByCosine([facts.row_of[queries[at].item_id]], table), both(facts.available, mask)
+            found[at] = select.best_of(scores, shown, rows - left_out[at], queries[at].k, tile_items)
     return found
 
 

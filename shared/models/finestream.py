@@ -89,7 +89,7 @@ class Finestream:
         if self._user_side:
             u, view = self._user_side.users(features, met, table.extra["fine"])
         else:
-            u = self.network.users(features, table.vectors[:, : self.widths[0]], table.extra["fine"])
+            u = self.network.users_who(features, met[:, :, : self.widths[0]], table.extra["fine"])
         self._asked = Asked(users, table, features, met, view)
         near = self.neighbours.users(met[:, :, self.widths[0] :], features.real, config.decay)
         return torch.cat([config.personal * u, config.neighbours * config.neighbour_view * near], 1)

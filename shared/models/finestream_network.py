@@ -256,12 +256,16 @@ class Network(nn.Module):
         return ItemTable([str(row) for row in range(len(rows))], vectors, bias, {"fine": x, "users": f.users})
 
     def users(self, f: UserFeatures, vectors: Tensor, fine: Tensor) -> Tensor:
-        """Features of B users and the table's vectors (N, 3d) and fine (N, A, c) -> (B, 3d).
+        """Features of B users and the table's vectors (N, 3d) and fine (N, A, c) -> (B, 3d)."""
+        met = vectors.index_select(0, f.history.flatten())  # faster than by [] by far
+        return self.users_who(f, met.view(*f.history.shape, -1), fine)
+
+    def users_who(self, f: UserFeatures, met: Tensor, fine: Tensor) -> Tensor:
+        """From the vectors of the items met (B, L, 3d): -> (B, 3d).
 
         A user of whom nothing is known is a zero vector: all that is left is the prior.
         """
-        b, d = len(f.history), self.config.d
-        met = vectors.index_select(0, f.history.flatten()).view(b, -1, 3 * d)  # faster than by [] by far
+        b, d = len(met), self.config.d
         co, se, x_hat = met.float().split(d, -1)  # 3 x (B, L, d); a served table is bf16 on a GPU
         parts = [*self._newest(co, se, f.real), self._fine_user(f, x_hat, fine)]
         u = torch.cat([gain * self.drop(part) for gain, part in zip(self.gains * self.used, parts, strict=True)], 1)

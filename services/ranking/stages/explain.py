@@ -37,7 +37,7 @@ def explain(jobs: Sequence[Job], generation: Generation, now: float) -> None:
             _explain([personal[at] for at in some], generation.facts, model, table, now)
     for job in asked:
         if job.rung == POPULAR:
-            job.explanations = [_popular(float(generation.facts.users[pick.row])) for pick in job.picks]
+            job.explanations = [_popular(users) for users in _users(job, generation.facts)]
         _placed(job, generation.facts)
 
 
@@ -159,6 +159,11 @@ def _directions_of(table: ItemTable, rows: Tensor) -> Tensor:
     """(B, K) -> (B, K, D)"""
     vectors = table.vectors.index_select(0, rows.flatten()).float()
     return F.normalize(vectors, dim=1).view(*rows.shape, -1)
+
+
+def _users(job: Job, facts: Facts) -> list[float]:
+    """How many users met each pick: not its score, which rules may have changed."""
+    return facts.users[[pick.row for pick in job.picks]].tolist()
 
 
 def _popular(users: float) -> ranking_pb2.Explanation:

@@ -15,17 +15,8 @@ def narrow(jobs: list[Job], facts: Facts) -> None:
         job.banned = {row for row in excluded if row is not None}
         if not job.query.include_seen:
             job.banned.update(job.history)
-        job.within = facts.costing(*job.query.prices) if job.query.prices else None
-        if job.query.categories:
-            _categorise(job, facts)
+        members, job.within = facts.narrowed(job.query.categories, job.query.prices)
+        if members is not None:
+            job.rows = members if job.rows is None else job.rows & members
         if job.rows is not None:
             job.rows = job.rows - job.banned
-
-
-def _categorise(job: Job, facts: Facts) -> None:
-    mask = facts.mask_in(job.query.categories)
-    if mask is not None:
-        job.within = mask if job.within is None else mask & job.within
-    else:
-        members = facts.rows_in(job.query.categories)
-        job.rows = members if job.rows is None else job.rows & members

@@ -14,7 +14,7 @@ from torch import Tensor
 from services.ranking.codes import BLOCK
 from services.ranking.stages.allowed import Allowed
 from services.ranking.stages.running import Running
-from services.ranking.stages.score import Bounded, Scores
+from services.ranking.stages.score import Bounded, Paired, Scores
 
 SMALL: Final = 1 << 12  # rows, of a tile and of the sample that gives the first floor, at least
 SHARE: Final = 32  # of a tile, then
@@ -58,7 +58,7 @@ def score_pairs(found: Running, scores: Bounded, allowed: Allowed, requests: Ten
     found.offer_pairs(requests, rows, in_parts(scores, requests, rows))
 
 
-def in_parts(scores: Bounded, requests: Tensor, rows: Tensor) -> Tensor:
+def in_parts(scores: Paired, requests: Tensor, rows: Tensor) -> Tensor:
     """Scores of pairs (M,), few at once."""
     parts = zip(requests.split(PAIRS_AT_ONCE), rows.split(PAIRS_AT_ONCE), strict=True)
     return torch.cat([scores.pairs(*part) for part in parts])

@@ -36,8 +36,14 @@ class Scores(Protocol):
         ...
 
 
+class Paired(Scores, Protocol):
+    def pairs(self, requests: Tensor, rows: Tensor) -> Tensor:
+        """(M,) float32, of one request and row each; the same numbers as in a tile."""
+        ...
+
+
 @runtime_checkable
-class Bounded(Scores, Protocol):
+class Bounded(Paired, Protocol):
     """Scores with bounds that are cheaper than they are."""
 
     def upper(self, rows: slice) -> Tensor:
@@ -56,13 +62,9 @@ class Bounded(Scores, Protocol):
         """Scores (B,) in those units."""
         ...
 
-    def pairs(self, requests: Tensor, rows: Tensor) -> Tensor:
-        """(M,) float32, of one request and row each; the same numbers as in a tile."""
-        ...
-
 
 @runtime_checkable
-class Approximate(Scores, Protocol):
+class Approximate(Paired, Protocol):
     """Scores of a table on a CPU that float32 comes close to."""
 
     @property
@@ -73,10 +75,6 @@ class Approximate(Scores, Protocol):
     def about(self) -> tuple[Tensor, Tensor]:
         """(B, N) float32, the caller's own, and how far each request's are from its scores at most (B,) float64;
         infinite where float32 may overflow."""
-        ...
-
-    def pairs(self, requests: Tensor, rows: Tensor) -> Tensor:
-        """As of Bounded."""
         ...
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from services.ranking.facts import FEW
+from services.ranking.facts import FEW, both
 from services.ranking.job import Job, Pick
 from services.ranking.stages.allowed import Allowed
 from services.ranking.stages.running import Running
@@ -28,8 +28,7 @@ def fill(jobs: Sequence[Job], scores_of: ScoresOf, available: Tensor, tile_items
             jobs[at].picks = picks[: jobs[at].wanted]
     for at, job in enumerate(jobs):
         if few[at] and job.rows is not None:
-            shown = available if job.within is None else available & job.within
-            job.picks = best_of(scores_of([at]), shown, job.rows, job.wanted, tile_items)
+            job.picks = best_of(scores_of([at]), both(available, job.within), job.rows, job.wanted, tile_items)
 
 
 def best(scores: Scores, allowed: Allowed, k: int, tile_items: int) -> list[list[Pick]]:
@@ -60,5 +59,4 @@ def _mask(job: Job, like: Tensor) -> Tensor | None:
     if job.rows is None:
         return job.within
     rows = torch.tensor(list(job.rows), dtype=torch.int64, device=like.device)
-    mask = torch.zeros_like(like).index_fill_(0, rows, True)
-    return mask if job.within is None else mask & job.within
+    return both(torch.zeros_like(like).index_fill_(0, rows, True), job.within)

@@ -11,6 +11,7 @@ import torch
 
 from services.ranking.stages.allowed import Allowed
 from services.ranking.stages.running import Running
+from services.ranking.stages.scan import in_parts
 from services.ranking.stages.score import Approximate
 
 NUMBERS: Final = 3 << 20  # of a table whose bounds cost more than its scores: 12 MiB, which caches hold
@@ -29,7 +30,7 @@ def shortlist(scores: Approximate, allowed: Allowed, k: int) -> Running | None:
         return None
     top = allowed.masked(about, slice(0, allowed.rows)).topk(min(k + SPARE, allowed.rows), dim=1)
     requests = torch.arange(len(allowed)).repeat_interleave(top.indices.shape[1])
-    exact = scores.pairs(requests, top.indices.flatten()).view_as(top.values)
+    exact = in_parts(scores, requests, top.indices.flatten()).view_as(top.values)
     found = Running(len(allowed), k, allowed.device)
     found.offer_each(exact.masked_fill(top.values == -torch.inf, -torch.inf), top.indices)
     best_of_others = top.values[:, -1]
