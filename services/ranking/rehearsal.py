@@ -11,6 +11,7 @@ from services.ranking.requests import Query
 from services.ranking.stages import score, select
 from services.ranking.stages.allowed import Allowed
 from shared.graph.state import InteractionSlot, UserState
+from shared.models.attribution import Attributing
 
 HISTORY: Final = 3
 BATCHES: Final = (1, 8)
@@ -31,7 +32,9 @@ def rehearse(generation: Generation) -> None:
         if users.shape != (count, table.vectors.shape[1]) or not torch.isfinite(users).all():
             raise ValueError("the model's users are not finite vectors of the item table's length")
         allowed = Allowed(generation.facts.available, [set()] * count)
-        select.best(score.by_model(users, table, generation.codes), allowed, 10, len(table))
+        picks = select.best(score.by_model(users, table, generation.codes), allowed, 10, len(table))
+        if isinstance(model, Attributing):
+            model.moved([job.user for job in jobs], table, [[pick.row for pick in of_job] for of_job in picks])
 
 
 def _job(met: tuple[InteractionSlot, ...]) -> Job:

@@ -8,9 +8,8 @@ Shapes: B users, N items, d width of the network, r rank of the neighbours.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from json import dumps, loads
-from operator import is_
 from pathlib import Path
 from typing import Final
 
@@ -23,26 +22,12 @@ from shared.models import finestream_attribution
 from shared.models.attribution import Moved
 from shared.models.contract import WEIGHTS_FILE, ItemTable, read_config, write_config
 from shared.models.features import Schema, UserFeatures, item_features, user_features
-from shared.models.finestream_network import Config, FineView, Network
+from shared.models.finestream_network import Config, Network
 from shared.models.finestream_serving import UserSide
 from shared.models.neighbours import Neighbours, nobody
 
 IDS_FILE: Final = "ids.json"
 NEIGHBOUR_TENSORS: Final = ("factors", "mean", "from_text")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Users as tensors."""
-
-    users: Sequence[UserState]
-    table: ItemTable
-    features: UserFeatures
-    met: Tensor  # (B, L, 3d + r) float32: vectors of the items met; a served table is bf16 on a GPU
-    view: FineView | None = None
-
-    def of(self, users: Sequence[UserState], table: ItemTable) -> bool:
-        return table is self.table and len(users) == len(self.users) and all(map(is_, users, self.users))
 
 
 class Finestream:
@@ -60,7 +45,6 @@ class Finestream:
         self.neighbours = (neighbours or nobody(config.rank, len(self.ids), config.schema.embedding_dim)).to(device)
         self.row_of = {item_id: row for row, item_id in enumerate(self.ids, start=1)}
         self._user_side: UserSide | None = None  # of a model that was read, and no longer learns
-        self._asked: Asked | None = None  # what was encoded last: what moved its scores is asked for next
 
     @property
     def widths(self) -> list[int]:
@@ -84,25 +68,22 @@ class Finestream:
         config = self.config
         if not users or not len(table):
             return torch.zeros(len(users), sum(self.widths), device=self.device)
-        features, met = self._ask(users, table)
-        view = None
         if self._user_side:
-            u, view = self._user_side.users(features, met, table.extra["fine"])
-        else:
-            u = self.network.users_who(features, met[:, :, : self.widths[0]], table.extra["fine"])
-        self._asked = Asked(users, table, features, met, view)
+            return self._user_side.users(users, table)
+        features, met = self._ask(users, table)
+        u = self.network.users_who(features, met[:, :, : self.widths[0]], table.extra["fine"])
         near = self.neighbours.users(met[:, :, self.widths[0] :], features.real, config.decay)
         return torch.cat([config.personal * u, config.neighbours * config.neighbour_view * near], 1)
 
     def moved(self, users: Sequence[UserState], table: ItemTable, rows: Sequence[Sequence[int]]) -> Moved:
         """See attribution.Attributing."""
         self._not_training()
-        asked, self._asked = self._asked, None
-        if asked is None or not asked.of(users, table):
-            asked = Asked(users, table, *self._ask(users, table))
-        return finestream_attribution.moved(self, users, asked.features, asked.met, asked.view, table, rows)
+        if self._user_side and users and len(table):
+            return self._user_side.moved(users, table, rows)
+        return finestream_attribution.moved(self, users, *self._ask(users, table), table, rows)
 
     def _ask(self, users: Sequence[UserState], table: ItemTable) -> tuple[UserFeatures, Tensor]:
+        """Users as tensors, and the vectors of the items met (B, L, 3d + r): float32, also of a table in bf16."""
         features = user_features(users, table.row_of, self.config.schema, self.config.longest, self.device)
         met = table.vectors.index_select(0, features.history.flatten())  # faster than by [] by far
         return features, met.view(*features.history.shape, -1).float()
@@ -136,6 +117,6 @@ class Finestream:
         factors, mean, from_text = (tensors[f"neighbours.{name}"] for name in NEIGHBOUR_TENSORS)
         neighbours = Neighbours(factors, mean, from_text, config.sure)
         model = cls(stored["space"], config, ids, network, neighbours, device)
-        if UserSide.fits(network):
-            model._user_side = UserSide(model.network)
+        if UserSide.fits(model):
+            model._user_side = UserSide(model)
         return model

@@ -9,6 +9,7 @@ explain, r rank of the neighbours.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -19,11 +20,23 @@ from shared.graph.state import UserState
 from shared.models.attribution import Moved, together
 from shared.models.contract import ItemTable
 from shared.models.features import UserFeatures, padded
-from shared.models.finestream_network import FineView, Network, reviewed
+from shared.models.finestream_network import Network, reviewed
 from shared.models.neighbours import weights
 
 if TYPE_CHECKING:
     from shared.models.finestream import Finestream
+
+
+@dataclass(frozen=True)
+class FineView:
+    """What the fine view makes of B users on the way to its vector, of M opinions."""
+
+    at: Tensor  # (M,) the opinion's place in B A
+    weight: Tensor  # (M,) there
+    v: Tensor  # (M, c)
+    told: Tensor  # (B, A c)
+    whole: Tensor  # (B, A c): told, and what is around the user
+    share: Tensor  # (B, L) the weight of each item met
 
 
 @torch.no_grad()
@@ -32,11 +45,10 @@ def moved(
     users: Sequence[UserState],
     f: UserFeatures,
     met: Tensor,
-    view: FineView | None,
     table: ItemTable,
     rows: Sequence[Sequence[int]],
 ) -> Moved:
-    """`f` and `met` (B, L, 3d + r) as `users` are encoded from them; `view` where it is at hand."""
+    """`f` and `met` (B, L, 3d + r) as `users` are encoded from them."""
     config, network = model.config, model.network
     vectors = table.vectors[:, 2 * config.d :]  # of the fine view and the neighbours: (N, d + r)
     picked, _ = padded(rows, model.device)  # (B, K)
@@ -48,7 +60,7 @@ def moved(
     by_items = _fell(weights(f.real, config.decay), weights(kept, config.decay), near)
     counted = config.personal * network.gains[2] * network.used[2] * picked_fine
     fine = table.extra["fine"]
-    view = view or _fine_view(network, f, met_fine, fine)
+    view = _fine_view(network, f, met_fine, fine)
     by_fine, by_said = _of_fine(network, f, view, kept, counted, met_fine, fine)
     by_items += by_fine
     lone = (~kept[:, 0].any(1) & (torch.bincount(f.edges.node, minlength=len(users)) == 0)).nonzero()[:, 0]
@@ -56,7 +68,7 @@ def moved(
         u = model.encode_users([users[at] for at in lone.tolist()], table, 0.0)
         by_items[lone] = u[:, None] @ _rows(table.vectors, picked[lone]).transpose(1, 2)  # (n, 1, K) for all of L
     by_items.masked_fill_(~f.real[:, :, None], -torch.inf)
-    said = [_read(user, config.schema.opinion_dim) for user in users]
+    said = pairs_of(users, config.schema.opinion_dim)
     return Moved(f.history, by_items, said, together(by_said.split([len(of_user) for of_user in said])))
 
 
@@ -117,6 +129,6 @@ def _rows(table: Tensor, rows: Tensor) -> Tensor:
     return table.index_select(0, rows.flatten()).view(*rows.shape, -1).float()
 
 
-def _read(user: UserState, opinion_dim: int) -> list[Pair]:
-    """The pairs that are the model's edges, in their order."""
-    return [pair for slot in user.reviews for pair in slot.pairs if len(pair.vector) == opinion_dim]
+def pairs_of(users: Sequence[UserState], opinion_dim: int) -> list[list[Pair]]:
+    """Of each user, the pairs that are the model's edges, in their order."""
+    return [[pair for slot in user.reviews for pair in slot.pairs if len(pair.vector) == opinion_dim] for user in users]

@@ -199,18 +199,6 @@ class OpinionConvolution(nn.Module):
         return torch.tanh(y + self.shifts[which][attribute])
 
 
-@dataclass(frozen=True)
-class FineView:
-    """What the fine view makes of B users on the way to its vector, of M opinions."""
-
-    at: Tensor  # (M,) the opinion's place in B A
-    weight: Tensor  # (M,) there
-    v: Tensor  # (M, c)
-    told: Tensor  # (B, A c)
-    whole: Tensor  # (B, A c): told, and what is around the user
-    share: Tensor  # (B, L) the weight of each item met
-
-
 class Network(nn.Module):
     """The weights, from features to vectors."""
 
