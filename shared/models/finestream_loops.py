@@ -149,11 +149,8 @@ def _cross(
                 placed[o] = vector[of * d + o] + position[o]
         fill(asked[of], 0, rows, w.into_shift[of])
         add_product(x[of], 0, w.into[of], 0, asked[of], 0, rows, d, 3 * d)
-    for at in range(rows):  # whose questions are whose
-        for o in range(2 * d, 3 * d):
-            asked[0, at, o], asked[1, at, o] = asked[1, at, o], asked[0, at, o]
     for of in range(2):
-        attend_causally(asked[of], rows, w.heads, keys, scores, met)
+        attend_causally(asked[of], asked[1 - of], rows, w.heads, keys, scores, met)
         for at in range(rows):
             for o in range(d):
                 x[of, at, o] += w.out_shift[of, o]

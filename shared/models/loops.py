@@ -143,11 +143,13 @@ def normalised(x: Floats, gain: Floats, shift: Floats, y: Floats) -> None:
 
 
 @native
-def attend_causally(asked: Floats, rows: int, heads: int, keys: Floats, scores: Floats, met: Floats) -> None:
+def attend_causally(
+    asked: Floats, questions: Floats, rows: int, heads: int, keys: Floats, scores: Floats, met: Floats
+) -> None:
     """met (L, d): what each row's question meets up to its own place.
 
-    asked (L, 3d): keys, values, questions, each head after head, questions divided by the root of a head's length.
-    keys (d/H, L) and scores (STEP, L) are overwritten. `rows` is a multiple of STEP.
+    asked (L, 3d): keys and values; questions (L, 3d): behind 2d, divided by the root of a head's length; each head
+    after head. keys (d/H, L) and scores (STEP, L) are overwritten. `rows` is a multiple of STEP.
     """
     d = met.shape[1]
     length = d // heads
@@ -161,7 +163,7 @@ def attend_causally(asked: Floats, rows: int, heads: int, keys: Floats, scores: 
         for first in range(0, rows, STEP):
             end = first + STEP
             scores[:, :end] = ZERO
-            add_product(asked[first:end], 2 * d + column, keys, 0, scores, 0, STEP, length, end)
+            add_product(questions[first:end], 2 * d + column, keys, 0, scores, 0, STEP, length, end)
             for at in range(STEP):
                 softmax(scores[at, :end], first + at + 1)
             add_product(scores, 0, asked, d + column, met[first:end], column, STEP, end, length)

@@ -103,9 +103,10 @@ def test_a_softmax_is_of_the_first_numbers_alone_however_large_any_are(
 @given(seed=seeds, rows=steps, heads=st.integers(1, 3), part=st.sampled_from([STEP, 2 * STEP]))
 def test_causal_attention_is_torchs(seed: int, rows: int, heads: int, part: int) -> None:
     d, longest = heads * part, rows + STEP
-    asked = drawn(seed, longest, 3 * d)
+    asked, questions = drawn(seed, longest, 3 * d), drawn(seed + 1, longest, 3 * d)
     keys, scores, met = drawn(1, part, longest), drawn(2, STEP, longest), drawn(3, longest, d)
-    loops.attend_causally(asked, rows, heads, keys, scores, met)
-    k, v, q = torch.from_numpy(asked[:rows]).view(rows, 3, heads, part).permute(1, 2, 0, 3).unbind()
+    loops.attend_causally(asked, questions, rows, heads, keys, scores, met)
+    k, v, _ = torch.from_numpy(asked[:rows]).view(rows, 3, heads, part).permute(1, 2, 0, 3).unbind()
+    q = torch.from_numpy(questions[:rows, 2 * d :]).reshape(rows, heads, part).transpose(0, 1)
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0).transpose(0, 1).reshape(rows, d)
     assert np.allclose(met[:rows], expected.numpy(), atol=1e-5)
