@@ -5,9 +5,12 @@ meanwhile: the interpreter's lock is not held.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Final, TypeVar, cast
 
 import numba
+import torch
 
 F = TypeVar("F", bound=Callable[..., object])
 # Sums may be taken in any order, so they run in parallel; NaN and infinity stay what they are.
@@ -22,3 +25,18 @@ def native(body: F) -> F:
 def exact(body: F) -> F:
     """`native` with every operation as written: where it matters by how much a sum may be wrong."""
     return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(body))
+
+
+def spread(work: Callable[[int, int], object], count: int, least: int) -> None:
+    """work(start, stop) of all of [0, count), in as many parts as torch may use threads, of at least `least` each."""
+    parts = max(1, min(torch.get_num_threads(), count // least))
+    cuts = [count * part // parts for part in range(parts + 1)]
+    if parts == 1:
+        work(0, count)
+    else:
+        list(_pool(parts).map(work, cuts[:-1], cuts[1:]))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "native")

@@ -110,13 +110,13 @@ class View(NamedTuple):
 
 
 @native
-def encode(w: Weights, table: Table, asked: Users, view: View) -> None:
-    """Fill in the view."""
-    users, longest, d = len(asked.length), up_to_step(asked.history.shape[1]), w.asks.shape[0]
+def encode(w: Weights, table: Table, asked: Users, view: View, start: int, stop: int) -> None:
+    """Fill in the view of the users in [start, stop)."""
+    longest, d = up_to_step(asked.history.shape[1]), len(w.asks)
     x, of_view = np.zeros((2, longest, d), np.float32), np.zeros((2, longest, 3 * d), np.float32)
     keys = np.zeros((d // w.heads, longest), np.float32)
     scores, met = np.zeros((STEP, longest), np.float32), np.zeros((longest, d), np.float32)
-    for user in range(users):
+    for user in range(start, stop):
         out, count, history = view.users[user], asked.length[user], asked.history[user]
         if not count and asked.first[user] == asked.first[user + 1]:
             for o in range(len(out)):
@@ -280,14 +280,17 @@ def _near(w: Weights, table: Table, history: Ints, count: int, out: Floats) -> N
 
 
 @native
-def moved(w: Weights, table: Table, asked: Users, view: View, picked: Ints, by_items: Floats, by_said: Floats) -> None:
-    """What moved the scores of picked (B, K), as finestream_attribution.moved: by_items (B, S, K), by_said (B, P, K),
-    which are -inf and stay so where a user has no such edge."""
+def moved(
+    w: Weights, table: Table, asked: Users, view: View, picked: Ints, by_items: Floats, by_said: Floats, start: int,
+    stop: int,
+) -> None:  # fmt: skip
+    """What moved the scores of picked (B, K) of the users in [start, stop), as finestream_attribution.moved: by_items
+    (B, S, K), by_said (B, P, K), which are -inf and stay so where a user has no such edge."""
     k, longest, d = picked.shape[1], up_to_step(asked.history.shape[1]), len(w.asks)
     lost, scores = np.zeros((3, longest, longest), np.float32), np.zeros((3, longest, k), np.float32)
     fell, slope = np.empty((longest, k), np.float32), np.empty(len(w.head), np.float32)
     bent, part, back = np.empty(d, np.float32), np.empty(d, np.float32), np.empty(d, np.float32)
-    for user in range(len(picked)):
+    for user in range(start, stop):
         count, history = asked.length[user], asked.history[user]
         rows = up_to_step(count)
         _lost(w, history, count, view.share[user], lost)

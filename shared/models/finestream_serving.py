@@ -6,8 +6,9 @@ A ranking of a few users is hundreds of small operations of torch, whose start t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import is_
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import torch
@@ -21,9 +22,12 @@ from shared.models.features import padded, user_features
 from shared.models.finestream_loops import Table, Users, View, Weights
 from shared.models.finestream_network import Block
 from shared.models.loops import STEP, Floats
+from shared.native import spread
 
 if TYPE_CHECKING:
     from shared.models.finestream import Finestream
+
+LEAST_USERS: Final = 4  # that are worth a thread's waking
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,8 @@ class UserSide:
         counts = np.diff(asked.users.first)
         by_items = _nothing(*asked.users.history.shape, picked.shape[1])
         by_said = _nothing(len(states), max(1, counts.max()), picked.shape[1])
-        finestream_loops.moved(
-            self._weights, _table(table), asked.users, asked.view, picked, by_items, by_said
-        )  # fmt: skip
+        given = self._weights, _table(table), asked.users, asked.view, picked, by_items, by_said
+        spread(partial(finestream_loops.moved, *given), len(states), LEAST_USERS)
         said = finestream_attribution.pairs_of(states, self._model.config.schema.opinion_dim)
         return Moved(torch.from_numpy(asked.users.history), torch.from_numpy(by_items), said, torch.from_numpy(by_said))
 
@@ -84,7 +87,7 @@ class UserSide:
         m, c = users.opinion.shape
         shapes = ((m,), (m, c), (b, len(self._weights.head)), (b, config.d), users.history.shape)
         view = View(*(np.empty(shape, np.float32) for shape in (*shapes, (b, table.vectors.shape[1]))))
-        finestream_loops.encode(self._weights, _table(table), users, view)
+        spread(partial(finestream_loops.encode, self._weights, _table(table), users, view), b, LEAST_USERS)
         return _Asked(states, table, users, view)
 
 
