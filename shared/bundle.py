@@ -81,8 +81,9 @@ def current(url: str) -> Current | None:
         raise BadBundle(f"{url}/{CURRENT} is no pointer to a bundle: {error}") from error
 
 
-def publish(url: str, folder: Path, meta: Meta, keep: int = KEEP) -> str:
-    """Copy a model's folder to the store as a new version, make it current, and answer its id.
+def publish(url: str, folder: Path, meta: Meta, keep: int = KEEP, *, current: bool = True) -> str:
+    """Copy a model's folder to the store as a new version, make it current unless it is for an experiment, and answer
+    its id.
 
     Versions beyond the newest `keep` are deleted, never the current one. Raises ValueError for keep < 1.
     """
@@ -100,8 +101,9 @@ def publish(url: str, folder: Path, meta: Meta, keep: int = KEEP) -> str:
     except Exception:
         _discard(store, version)  # on a full disk every try would leave another one
         raise
-    store.replace(CURRENT, _encode(Current(version, meta.data_timestamp, created_at)))
-    _retain(store, version, keep)
+    if current:
+        store.replace(CURRENT, _encode(Current(version, meta.data_timestamp, created_at)))
+    _retain(store, version, keep, spared=_current(url))
     return version
 
 
@@ -252,9 +254,16 @@ def _meta(data: bytes) -> Meta:
         raise BadBundle(f"{META} cannot be read: {error}") from error
 
 
-def _retain(store: "_Store", published: str, keep: int) -> None:
+def _retain(store: "_Store", published: str, keep: int, spared: str) -> None:
     for version in [name for name in store.all() if name < published][: -(keep - 1) or None]:
-        store.delete(version)
+        if version != spared:
+            store.delete(version)
+
+
+def _current(url: str) -> str:
+    """Its version; empty where there is none."""
+    found = current(url)
+    return found.version if found else ""
 
 
 def _new_version(store: "_Store") -> str:

@@ -89,7 +89,7 @@ def publish(outcome: pipeline.Outcome, meta: bundle.Meta, chosen: TrainerSetting
         outcome.table.save(folder)
         (folder / "report.json").write_text(json.dumps(outcome.report, indent=2) + "\n")
         (folder / "report.md").write_text(report.markdown(outcome.report))
-        return bundle.publish(chosen.bundles.url, folder, meta, chosen.keep)
+        return bundle.publish(chosen.bundles.url, folder, meta, chosen.keep, current=chosen.current)
 
 
 if __name__ == "__main__":

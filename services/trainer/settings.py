@@ -43,6 +43,7 @@ class TrainerSettings(BaseSettings):
     threads: int = Field(1, ge=1, description="of torch on a CPU; more pay off for wide models on idle cores only")
     rank: int = Field(0, ge=0, validation_alias="RANK", description="which of several processes; torchrun sets it")
     keep: int = Field(5, ge=1, description="releases that stay in the store")
+    current: bool = Field(True, description="make the release current; false: it is for an experiment's variant")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     archive: ArchiveSettings = Field(default_factory=ArchiveSettings)
     bundles: BundleSettings = Field(default_factory=BundleSettings)

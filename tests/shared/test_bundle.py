@@ -82,6 +82,17 @@ def test_the_newest_n_versions_are_kept(url: str, folder: Path) -> None:
         bundle.publish(url, folder, META, keep=0)
 
 
+def test_what_is_published_beside_the_current_one_leaves_it_current_and_in_the_store(url: str, folder: Path) -> None:
+    first = bundle.publish(url, folder, META)
+    others = [bundle.publish(url, folder, META, keep=2, current=False) for _ in range(4)]
+    current = bundle.current(url)
+    assert current is not None
+    assert current.version == first
+    assert bundle.versions(url) == [first, *others[-2:]]
+    assert bundle.publish(url, folder, META, keep=2) not in others
+    assert first not in bundle.versions(url)
+
+
 def test_rollback_goes_to_the_version_before_or_to_a_named_one(url: str, folder: Path) -> None:
     first, second, third = (bundle.publish(url, folder, META) for _ in range(3))
     assert bundle.rollback(url) == second
