@@ -1,14 +1,15 @@
-"""shared/native.py: work in parts is all of the work, once."""
+"""shared/native.py: work in parts is all of the work, once; what is compiled is of the sources that there are."""
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.native import spread
+from shared.native import MARK, kept_in, spread
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +43,18 @@ def test_what_a_part_raises_is_raised_and_parts_run_beside_each_other() -> None:
 
     with pytest.raises(ValueError, match="the second part"):
         spread(work, 2, 1)
+
+
+def test_compiled_code_is_kept_apart_when_anything_that_is_compiled_has_changed_and_only_then(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    (package / "inner").mkdir(parents=True)
+    caller, called, other = package / "caller.py", package / "inner" / "called.py", package / "other.py"
+    caller.write_bytes(MARK + b" native")
+    called.write_bytes(MARK + b" native\none = 1")
+    other.write_bytes(b"two = 2")
+    before = kept_in([package], tmp_path)
+    assert before.parent == tmp_path
+    other.write_bytes(b"two = 3")
+    assert kept_in([package], tmp_path) == before
+    called.write_bytes(MARK + b" native\none = 2")
+    assert kept_in([package], tmp_path) != before
