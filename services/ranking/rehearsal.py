@@ -10,10 +10,13 @@ from services.ranking.job import Job
 from services.ranking.requests import Query
 from services.ranking.stages import score, select
 from services.ranking.stages.allowed import Allowed
+from services.ranking.stages.scan import scan
 from shared.graph.state import InteractionSlot, UserState
 
 HISTORY: Final = 3
 BATCHES: Final = (1, 8)
+K: Final = 10
+TILE_ITEMS: Final = 1 << 14
 
 
 def rehearse(generation: Generation) -> None:
@@ -30,8 +33,16 @@ def rehearse(generation: Generation) -> None:
         users = score.encode(jobs, model, table, now)
         if users.shape != (count, table.vectors.shape[1]) or not torch.isfinite(users).all():
             raise ValueError("the model's users are not finite vectors of the item table's length")
-        allowed = Allowed(generation.facts.available, [set()] * count)
-        select.best(score.by_model(users, table, generation.codes), allowed, 10, len(table))
+        _select(score.by_model(users, table, generation.codes), generation, count)
+
+
+def _select(scores: score.Scores, generation: Generation, count: int) -> None:
+    """By every way: the table may outgrow the first, and a loop is compiled when it is first met."""
+    allowed = Allowed(generation.facts.available, [set()] * count)
+    select.best(scores, allowed, K, TILE_ITEMS)
+    if isinstance(scores, score.OnCpu):
+        scan(scores, allowed, K, TILE_ITEMS)
+    scores.tile(slice(0, 1))
 
 
 def _job(met: tuple[InteractionSlot, ...]) -> Job:
