@@ -272,6 +272,13 @@ def test_scores_that_float32_cannot_hold_on_the_way_are_exact() -> None:
     assert shortlist(scores, allowed, 2) == [[Pick(0, -(2.0**127)), Pick(1, -(2.0**127))]]
 
 
+def test_a_score_that_is_rounded_to_minus_zero_is_zero() -> None:
+    scores = scores_by_codes(torch.tensor([[1e-45]]), table_of(torch.tensor([[-1e-45], [0.0], [1e-45], [-0.0]])))
+    allowed = Allowed(torch.ones(4, dtype=torch.bool), [set()])
+    expected = repr([[Pick(row, 0.0) for row in range(4)]])
+    assert repr(shortlist(scores, allowed, 4)) == repr(scored_in_full(scores, allowed, 4)) == expected
+
+
 def test_a_bias_that_is_no_number_leaves_its_row_alone_out() -> None:
     scores = scores_by_codes(torch.ones(1, 2), table_of(torch.ones(4, 2), torch.tensor([0.0, 1.0, 2.0, 3.0])))
     for bad in (math.nan, -math.inf):
