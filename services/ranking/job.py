@@ -3,6 +3,7 @@
 import os
 from dataclasses import KW_ONLY, dataclass, field
 
+import msgspec
 from torch import Tensor
 
 from services.ranking.graph import Node
@@ -28,8 +29,7 @@ class Hydrated:
     fresh: bool = True  # False: the last known state, or none
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
+class Pick(msgspec.Struct, frozen=True):  # made in a tenth of a dataclass's time, and by the hundreds
     row: int
     score: float
     propensity: float = 1.0

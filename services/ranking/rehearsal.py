@@ -6,15 +6,18 @@ from typing import Final
 import torch
 
 from services.ranking.generation import Generation
-from services.ranking.job import Job
+from services.ranking.job import Job, Pick
 from services.ranking.requests import Query
 from services.ranking.stages import score, select
 from services.ranking.stages.allowed import Allowed
+from services.ranking.stages.scan import scan
 from shared.graph.state import InteractionSlot, UserState
 from shared.models.attribution import Attributing
 
 HISTORY: Final = 3
 BATCHES: Final = (1, 8)
+K: Final = 10
+TILE_ITEMS: Final = 1 << 14
 
 
 def rehearse(generation: Generation) -> None:
@@ -31,10 +34,18 @@ def rehearse(generation: Generation) -> None:
         users = score.encode(jobs, model, table, now)
         if users.shape != (count, table.vectors.shape[1]) or not torch.isfinite(users).all():
             raise ValueError("the model's users are not finite vectors of the item table's length")
-        allowed = Allowed(generation.facts.available, [set()] * count)
-        picks = select.best(score.by_model(users, table, generation.codes), allowed, 10, len(table))
+        picks = _select(score.by_model(users, table, generation.codes), generation, count)
         if isinstance(model, Attributing):
             model.moved([job.user for job in jobs], table, [[pick.row for pick in of_job] for of_job in picks])
+
+
+def _select(scores: score.Scores, generation: Generation, count: int) -> list[list[Pick]]:
+    """By every way: the table may outgrow the first, and a loop is compiled when it is first met."""
+    allowed = Allowed(generation.facts.available, [set()] * count)
+    if isinstance(scores, score.OnCpu):
+        scan(scores, allowed, K, TILE_ITEMS)
+    scores.tile(slice(0, 1))
+    return select.best(scores, allowed, K, TILE_ITEMS)
 
 
 def _job(met: tuple[InteractionSlot, ...]) -> Job:

@@ -30,15 +30,6 @@ class Running:
         """Scores (M,) of one request and row each."""
         self._join(aligned(requests, _keys(scores, rows), len(self._keys), ABSENT), slice(None))
 
-    def offer_each(self, scores: Tensor, rows: Tensor) -> None:
-        """Scores (B, T) of each request's own rows (B, T)."""
-        self._join(_keys(scores, rows), slice(None))
-
-    def least(self) -> Tensor:
-        """(B,) float32: the k-th best score so far; -inf where there are fewer."""
-        last = self._keys[:, -1]
-        return torch.where(last == ABSENT, -torch.inf, _scores(last))
-
     def floor(self) -> Tensor:
         """(B,) float32: a row after all those offered is among the k best only if its score is at least this."""
         last = self._keys[:, -1]

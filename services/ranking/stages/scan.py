@@ -14,14 +14,13 @@ from torch import Tensor
 from services.ranking.codes import BLOCK
 from services.ranking.stages.allowed import Allowed
 from services.ranking.stages.running import Running
-from services.ranking.stages.score import Bounded, Paired, Scores
+from services.ranking.stages.score import Bounded, Scores
 
 SMALL: Final = 1 << 12  # rows, of a tile and of the sample that gives the first floor, at least
 SHARE: Final = 32  # of a tile, then
 AT_ONCE: Final = 1 << 19  # products of a tile, of all requests: 2 MiB
 CROWDED: Final = 8  # an eighth of a tile
 GROWTH: Final = 2  # a floor is raised when twice as many rows have been seen as it is from
-PAIRS_AT_ONCE: Final = 1 << 12  # scored in float64
 LARGEST: Final = torch.finfo(torch.float32).max  # a score may round to infinity while its bound does not
 
 
@@ -55,13 +54,7 @@ def score_pairs(found: Running, scores: Bounded, allowed: Allowed, requests: Ten
     """Score what is allowed of these pairs (M,)."""
     kept = allowed.pairs(requests, rows)
     requests, rows = requests[kept], rows[kept]
-    found.offer_pairs(requests, rows, in_parts(scores, requests, rows))
-
-
-def in_parts(scores: Paired, requests: Tensor, rows: Tensor) -> Tensor:
-    """Scores of pairs (M,), few at once."""
-    parts = zip(requests.split(PAIRS_AT_ONCE), rows.split(PAIRS_AT_ONCE), strict=True)
-    return torch.cat([scores.pairs(*part) for part in parts])
+    found.offer_pairs(requests, rows, scores.pairs(requests, rows))
 
 
 def in_full(
@@ -87,5 +80,5 @@ def sampled_floor(scores: Bounded, allowed: Allowed, k: int, rows: int) -> Tenso
         return upper.new_full((len(upper),), -torch.inf)
     top = upper.topk(k, dim=1)  # (B, k)
     requests = torch.arange(len(upper)).repeat_interleave(k)
-    least = in_parts(scores, requests, step * top.indices.flatten()).view(-1, k).amin(1)
+    least = scores.pairs(requests, step * top.indices.flatten()).view(-1, k).amin(1)
     return torch.where(least.isnan() | (top.values == -torch.inf).any(1), -torch.inf, least).clamp_(max=LARGEST)

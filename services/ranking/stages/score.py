@@ -1,8 +1,8 @@
 """Score: how well each item fits, a tile of items at a time, so that B x N scores never lie in memory at once.
 
-On a CPU a score is summed in float64 and rounded once, so it does not depend on the tile, on who shares the batch,
-or on the way by which a row was found; and since only the few rows are scored that bounds (codes.py) do not rule
-out, it costs little. On a GPU a tile is one product of bf16 matrices.
+On a CPU a score is summed in float64, always in one order, and rounded once (sums.py), so it does not depend on the
+tile, on who shares the batch, or on the way by which a row was found; and since only the few rows are scored that
+bounds (codes.py) do not rule out, it costs little. On a GPU a tile is one product of bf16 matrices.
 """
 
 import math
@@ -16,16 +16,13 @@ from torch import Tensor
 from services.ranking.codes import Bounds, Codes
 from services.ranking.facts import Facts
 from services.ranking.job import Job
+from services.ranking.stages import sums
 from shared.models.contract import ItemTable, Servable
-from shared.packed import products
 
 Rows = slice | Tensor  # which rows of the item table
 # On a GPU a product's last bits depend on its shape. With the number of users rounded up, every request's row comes
 # out the same whoever shares its batch.
 ROUND: Final = 64
-ROUNDING: Final = 2.0**-23  # of float32, twice what one operation can be wrong by
-SPARE_STEPS: Final = 8  # the bias, and rounding the sum
-OVERFLOW: Final = 2.0**126  # no sum of smaller ones does
 
 
 class Scores(Protocol):
@@ -36,14 +33,8 @@ class Scores(Protocol):
         ...
 
 
-class Paired(Scores, Protocol):
-    def pairs(self, requests: Tensor, rows: Tensor) -> Tensor:
-        """(M,) float32, of one request and row each; the same numbers as in a tile."""
-        ...
-
-
 @runtime_checkable
-class Bounded(Paired, Protocol):
+class Bounded(Scores, Protocol):
     """Scores with bounds that are cheaper than they are."""
 
     def upper(self, rows: slice) -> Tensor:
@@ -62,19 +53,8 @@ class Bounded(Paired, Protocol):
         """Scores (B,) in those units."""
         ...
 
-
-@runtime_checkable
-class Approximate(Paired, Protocol):
-    """Scores of a table on a CPU that float32 comes close to."""
-
-    @property
-    def numbers(self) -> int:
-        """That `about` reads."""
-        ...
-
-    def about(self) -> tuple[Tensor, Tensor]:
-        """(B, N) float32, the caller's own, and how far each request's are from its scores at most (B,) float64;
-        infinite where float32 may overflow."""
+    def pairs(self, requests: Tensor, rows: Tensor) -> Tensor:
+        """(M,) float32, of one request and row each; the same numbers as in a tile."""
         ...
 
 
@@ -90,11 +70,20 @@ def by_model(users: Tensor, table: ItemTable, codes: Codes | None) -> Scores:
 
 class OnCpu:
     def __init__(self, users: Tensor, table: ItemTable, codes: Codes) -> None:
-        self._users, self._table, self._codes = users.float(), table, codes
+        self.users = users.float().contiguous()
+        self.doubles = self.users.double().numpy()
+        # Compiled loops are compiled once, so what they are given is always laid out alike.
+        self.vectors, self.bias = table.vectors.contiguous(), table.bias.contiguous()
+        self._codes = codes
+
+    @property
+    def longest(self) -> float:
+        """No vector is longer."""
+        return self._codes.longest
 
     @cached_property
     def _bounds(self) -> Bounds:
-        return self._codes.bounds(self._users)
+        return self._codes.bounds(self.users)
 
     def upper(self, rows: slice) -> Tensor:
         return self._bounds.upper(rows)
@@ -105,25 +94,17 @@ class OnCpu:
     def units(self, scores: Tensor) -> Tensor:
         return self._bounds.units(scores)
 
-    @property
-    def numbers(self) -> int:
-        return self._table.vectors.numel()
-
-    def about(self) -> tuple[Tensor, Tensor]:
-        """A sum of D products is wrong by D units in the last place of |u| |v|, in whatever order it is made."""
-        largest = self._codes.longest * self._users.double().norm(dim=1) + float(self._table.bias.abs().amax())
-        wrong = (self._users.shape[1] + SPARE_STEPS) * ROUNDING * largest
-        wrong = torch.where(largest < OVERFLOW, wrong, torch.inf)
-        return products(self._users, self._table.vectors).add_(self._table.bias), wrong
-
     def tile(self, rows: Rows) -> Tensor:
-        sums = self._users.double() @ self._table.vectors[rows].double().T
-        return sums.add_(self._table.bias[rows]).float()
+        vectors, bias = self.vectors[rows].contiguous(), self.bias[rows].contiguous()
+        scores = torch.empty(len(self.users), len(vectors))
+        sums.of_all(self.doubles, vectors.numpy(), bias.numpy(), scores.numpy())
+        return scores
 
     def pairs(self, requests: Tensor, rows: Tensor) -> Tensor:
-        vectors = self._table.vectors.index_select(0, rows)
-        products = self._users.double().index_select(0, requests).mul_(vectors)  # (M, D)
-        return products.sum(1).add_(self._table.bias[rows]).float()
+        scores = torch.empty(len(rows))
+        table = self.vectors.numpy(), self.bias.numpy()
+        sums.of_pairs(self.doubles, *table, requests.numpy(), rows.numpy(), scores.numpy())
+        return scores
 
 
 class OnGpu:

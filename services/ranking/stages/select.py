@@ -10,7 +10,7 @@ from services.ranking.job import Job, Pick
 from services.ranking.stages.allowed import Allowed
 from services.ranking.stages.running import Running
 from services.ranking.stages.scan import SMALL, in_full, scan
-from services.ranking.stages.score import Approximate, Bounded, Scores
+from services.ranking.stages.score import Bounded, OnCpu, Scores
 from services.ranking.stages.shortlist import fits, shortlist
 
 ScoresOf = Callable[[list[int]], Scores]  # which of the jobs -> their scores
@@ -33,10 +33,8 @@ def fill(jobs: Sequence[Job], scores_of: ScoresOf, available: Tensor, tile_items
 
 def best(scores: Scores, allowed: Allowed, k: int, tile_items: int) -> list[list[Pick]]:
     """Of all rows, each request's k best that it is allowed; fewer where fewer are."""
-    if isinstance(scores, Approximate) and fits(scores, allowed):
-        short = shortlist(scores, allowed, k)
-        if short:
-            return short.picks()
+    if isinstance(scores, OnCpu) and fits(scores, allowed):
+        return shortlist(scores, allowed, k)
     if isinstance(scores, Bounded) and allowed.device.type == "cpu" and allowed.rows > 2 * SMALL:
         return scan(scores, allowed, k, tile_items).picks()
     found = Running(len(allowed), k, allowed.device)

@@ -1,8 +1,11 @@
 """services/ranking/stages/select.py, scan.py: what is picked is a full sort's, whatever tiles, bounds, filters, ties."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,9 +19,10 @@ from services.ranking.stages import score, select
 from services.ranking.stages.allowed import Allowed
 from services.ranking.stages.running import Running
 from services.ranking.stages.scan import in_full, scan
-from services.ranking.stages.score import Approximate, Bounded, Rows, Scores
+from services.ranking.stages.score import Bounded, OnCpu, Rows, Scores
 from services.ranking.stages.shortlist import fits, shortlist
 from shared.models.contract import ItemTable
+from shared.packed import products
 from tests.services.ranking.doubles import item_of
 
 SCORES = st.one_of(
@@ -157,55 +161,160 @@ def tables(draw: st.DrawFn) -> tuple[Tensor, ItemTable]:
     return matrix(b), ItemTable([str(row) for row in range(n)], matrix(n), bias)
 
 
+@st.composite
+def filters(draw: st.DrawFn, requests: int, rows: int) -> Allowed:
+    """Of everything, of some, of nothing."""
+    numbers = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+
+    def mask() -> Tensor:
+        return torch.rand(rows, generator=numbers) < draw(st.sampled_from([0.0, 0.01, 0.5, 1.0]))
+
+    banned = [set((~mask()).nonzero()[:, 0].tolist()) for _ in range(requests)]
+    return Allowed(mask(), banned, [mask() if draw(st.booleans()) else None for _ in range(requests)])
+
+
+def scored_in_full(scores: Scores, allowed: Allowed, k: int) -> list[list[Pick]]:
+    found = Running(len(allowed), k, torch.device("cpu"))
+    in_full(found, scores, allowed, slice(0, allowed.rows), 1000)
+    return found.picks()
+
+
 @settings(deadline=None, max_examples=300)
-@given(tables(), st.integers(1, 60), st.sampled_from([32, 96, 512]))
+@given(tables(), st.integers(1, 60) | st.integers(200, 2500), st.sampled_from([32, 96, 512]), st.data())
 def test_scan_and_shortlist_equal_every_row_scored_and_sorted(
-    case: tuple[Tensor, ItemTable], k: int, small: int
+    case: tuple[Tensor, ItemTable], k: int, small: int, data: st.DataObject
 ) -> None:
     users, table = case
     scores = scores_by_codes(users, table)
-    assert isinstance(scores, Bounded)
-    assert isinstance(scores, Approximate)
-    allowed = Allowed(torch.arange(len(table)) % 7 != 0, [set(range(0, len(table), 5))] * len(users))
+    allowed = data.draw(filters(len(users), len(table)))
     full = (users.double() @ table.vectors.double().T + table.bias.double()).float()
-    rows = {row for row in range(len(table)) if row % 7 and row % 5}
-    expected = [sorted_in_full(full[request], rows, k) for request in range(len(users))]
+    picked = allowed.masked(full, slice(0, len(table)))
+    expected = [sorted_in_full(of_user, set(range(len(table))), k) for of_user in picked]
     assert scan(scores, allowed, k, 1000, small=small, at_once=2048).picks() == expected
-    short = shortlist(scores, allowed, k)
-    assert short is None or short.picks() == expected
+    assert shortlist(scores, allowed, k) == expected
 
 
-def scores_by_codes(users: Tensor, table: ItemTable) -> Scores:
+def scores_by_codes(users: Tensor, table: ItemTable) -> OnCpu:
     codes = Codes(users.shape[1])
     codes.follow(table, torch.arange(len(table)))
-    return score.by_model(users, table, codes)
+    scores = score.by_model(users, table, codes)
+    assert isinstance(scores, OnCpu)
+    assert isinstance(scores, Bounded)
+    return scores
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.integers(0, 1000), st.integers(1, 40), st.sampled_from([0.0, 1e-7, 1.0, 1e10]))
-def test_a_shortlist_is_found_where_scores_differ_by_more_than_float32_is_wrong_by_and_right_where_not(
+def table_of(vectors: Tensor, bias: Tensor | None = None) -> ItemTable:
+    return ItemTable(
+        [str(row) for row in range(len(vectors))], vectors, torch.zeros(len(vectors)) if bias is None else bias
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 1000), st.integers(1, 40), st.sampled_from([0.0, 1e-8, 1e-7, 1e-6, 1e-3, 1.0, 1e10]))
+def test_a_shortlist_is_right_where_scores_differ_by_less_than_float32_is_wrong_by(
     seed: int, k: int, spread: float
 ) -> None:
     numbers = torch.Generator().manual_seed(seed)
     users = torch.randn(3, 16, generator=numbers)
     vectors = 1.0 + spread * torch.randn(3000, 16, generator=numbers)
-    table = ItemTable([str(row) for row in range(3000)], vectors, torch.zeros(3000))
-    scores = scores_by_codes(users, table)
-    assert isinstance(scores, Approximate)
-    short = shortlist(scores, Allowed(torch.ones(3000, dtype=torch.bool), [set()] * 3), k)
-    assert (short is not None) is (spread >= 1.0)
-    full = (users.double() @ vectors.double().T).float()
-    if short:
-        assert short.picks() == [sorted_in_full(of_user, set(range(3000)), k) for of_user in full]
+    scores, allowed = (
+        scores_by_codes(users, table_of(vectors)),
+        Allowed(torch.ones(3000, dtype=torch.bool), [set()] * 3),
+    )
+    assert shortlist(scores, allowed, k) == scored_in_full(scores, allowed, k)
 
 
-def test_scores_that_float32_cannot_hold_on_the_way_are_no_shortlist() -> None:
+def test_where_float32_loses_what_tells_rows_apart_the_best_are_found_all_the_same() -> None:
+    numbers = torch.Generator().manual_seed(1)
+    large, small = torch.randn(3000, 16, generator=numbers), 1e-7 * torch.randn(3000, 1, generator=numbers)
+    vectors = torch.cat([large, small, -large.flip(1)], dim=1)  # a score is what is small: the rest is cancelled
+    scores = scores_by_codes(torch.ones(1, 33), table_of(vectors))
+    allowed = Allowed(torch.ones(3000, dtype=torch.bool), [set()])
+    best = [pick.row for pick in shortlist(scores, allowed, 10)[0]]
+    assert best == small[:, 0].topk(10).indices.tolist()
+    assert best != products(scores.users, vectors).topk(10).indices[0].tolist()
+
+
+@pytest.mark.parametrize("size", [2.0**-62, 2.0**-70, 2.0**-76])
+def test_where_float32_underflows_the_best_are_found_all_the_same(size: float) -> None:
+    numbers = torch.Generator().manual_seed(1)
+    vectors = size * torch.randn(3000, 33, generator=numbers)
+    scores = scores_by_codes(size * torch.randn(1, 33, generator=numbers), table_of(vectors))
+    allowed = Allowed(torch.ones(3000, dtype=torch.bool), [set()])
+    assert shortlist(scores, allowed, 10) == scored_in_full(scores, allowed, 10)
+
+
+AWKWARD = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 2.0**64, -(2.0**64), 3e38, -3e38])
+NO_NUMBERS = st.sampled_from([math.nan, math.inf, -math.inf])
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data(), st.integers(1, 4), st.integers(1, 40), st.integers(1, 3), st.integers(1, 50))
+def test_overflow_signed_zeros_and_users_who_are_no_numbers_are_picked_alike_by_every_way(
+    data: st.DataObject, b: int, n: int, width: int, k: int
+) -> None:
+    def matrix(rows: int, of: st.SearchStrategy[float]) -> Tensor:
+        return torch.tensor(data.draw(st.lists(of, min_size=rows * width, max_size=rows * width))).view(rows, width)
+
+    bias = matrix(n, AWKWARD)[:, 0] * data.draw(st.sampled_from([0.0, 1.0]))
+    scores = scores_by_codes(matrix(b, AWKWARD | NO_NUMBERS), table_of(matrix(n, AWKWARD), bias))
+    allowed = data.draw(filters(b, n))
+    expected = repr(scored_in_full(scores, allowed, k))  # tells -0.0 from 0.0
+    assert repr(shortlist(scores, allowed, k)) == expected
+    assert repr(scan(scores, allowed, k, 1000, small=32, at_once=64).picks()) == expected
+
+
+def test_scores_that_float32_cannot_hold_on_the_way_are_exact() -> None:
     users = torch.full((1, 2), 2.0**64)
     vectors = torch.tensor([[-(2.0**64), 2.0**63]] * 3)  # -2^128, which float32 has not, and 2^127
-    scores = scores_by_codes(users, ItemTable(["a", "b", "c"], vectors, torch.zeros(3)))
-    assert isinstance(scores, Approximate)
-    assert scores.pairs(torch.tensor([0]), torch.tensor([0])).item() == -(2.0**127)
-    assert shortlist(scores, Allowed(torch.ones(3, dtype=torch.bool), [set()]), 2) is None
+    scores = scores_by_codes(users, table_of(vectors))
+    allowed = Allowed(torch.ones(3, dtype=torch.bool), [set()])
+    assert shortlist(scores, allowed, 2) == [[Pick(0, -(2.0**127)), Pick(1, -(2.0**127))]]
+
+
+def test_a_score_that_is_rounded_to_minus_zero_is_zero() -> None:
+    scores = scores_by_codes(torch.tensor([[1e-45]]), table_of(torch.tensor([[-1e-45], [0.0], [1e-45], [-0.0]])))
+    allowed = Allowed(torch.ones(4, dtype=torch.bool), [set()])
+    expected = repr([[Pick(row, 0.0) for row in range(4)]])
+    assert repr(shortlist(scores, allowed, 4)) == repr(scored_in_full(scores, allowed, 4)) == expected
+
+
+def test_a_bias_that_is_no_number_leaves_its_row_alone_out() -> None:
+    scores = scores_by_codes(torch.ones(1, 2), table_of(torch.ones(4, 2), torch.tensor([0.0, 1.0, 2.0, 3.0])))
+    for bad in (math.nan, -math.inf):
+        scores.bias[3] = bad
+        found = shortlist(scores, Allowed(torch.ones(4, dtype=torch.bool), [set()]), 4)
+        assert found == [[Pick(2, 4.0), Pick(1, 3.0), Pick(0, 2.0)]]
+
+
+def test_a_shortlist_of_other_requests_or_rows_than_are_scored_is_refused() -> None:
+    scores = scores_by_codes(torch.ones(2, 2), table_of(torch.ones(4, 2)))
+    for rows, requests in ((4, 1), (5, 2)):
+        with pytest.raises(ValueError, match="other requests or other rows"):
+            shortlist(scores, Allowed(torch.ones(rows, dtype=torch.bool), [set()] * requests), 1)
+
+
+def test_a_banned_row_that_the_table_has_not_is_passed_over() -> None:
+    scores = scores_by_codes(torch.ones(1, 2), table_of(torch.ones(2, 2)))
+    assert shortlist(scores, Allowed(torch.ones(2, dtype=torch.bool), [{1, 10**9}]), 2) == [[Pick(0, 2.0)]]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data(), st.integers(2, 20), st.integers(1, 600), st.integers(1, 30), st.sampled_from([1e-7, 1.0]))
+def test_a_request_is_answered_alike_whoever_shares_its_batch(
+    data: st.DataObject, batch: int, items: int, k: int, spread: float
+) -> None:
+    numbers = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+    users, vectors = torch.randn(batch, 24, generator=numbers), 1 + spread * torch.randn(items, 24, generator=numbers)
+    table, codes = table_of(vectors, torch.randn(items, generator=numbers)), Codes(24)
+    codes.follow(table, torch.arange(items))
+    banned = [data.draw(st.sets(st.integers(0, items - 1), max_size=40)) for _ in range(batch)]
+    masks = [data.draw(st.none() | st.just(torch.arange(items) % 3 == 0)) for _ in range(batch)]
+    available = torch.rand(items, generator=numbers) < 0.9
+    together = select.best(OnCpu(users, table, codes), Allowed(available, banned, masks), k, 1000)
+    for at in range(batch):
+        alone = Allowed(available, banned[at : at + 1], masks[at : at + 1])
+        assert repr(select.best(OnCpu(users[at : at + 1], table, codes), alone, k, 1000)) == repr([together[at]])
 
 
 def test_few_rows_are_scored_in_a_large_table() -> None:
@@ -236,21 +345,36 @@ def test_few_rows_are_scored_in_a_large_table() -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(1, 33), st.integers(1, 70), st.integers(1, 200), st.integers(0, 1000))
+@given(st.integers(1, 33), st.integers(1, 70), st.integers(1, 600), st.integers(0, 1000))
 def test_a_users_scores_are_the_same_bits_whoever_shares_the_batch_and_however_they_are_found(
     batch: int, dim: int, items: int, seed: int
 ) -> None:
+    """Numbers so unlike that every order of a sum rounds differently."""
     numbers = torch.Generator().manual_seed(seed)
-    table = ItemTable([str(i) for i in range(items)], torch.randn(items, dim, generator=numbers), torch.randn(items))
-    codes = Codes(dim)
-    codes.follow(table, torch.arange(items))
-    users = torch.randn(batch, dim, generator=numbers)
-    together = score.OnCpu(users, table, codes)
-    tile = together.tile(slice(0, items))
-    alone = torch.cat([score.OnCpu(users[i : i + 1], table, codes).tile(slice(0, items)) for i in range(batch)])
-    assert torch.equal(tile, alone)
-    requests, rows = torch.cartesian_prod(torch.arange(batch), torch.arange(items)).T
-    assert torch.equal(together.pairs(requests, rows).view(batch, items), tile)
+
+    def matrix(rows: int, columns: int) -> Tensor:
+        exponents = torch.randint(-30, 30, (rows, columns), generator=numbers)
+        return torch.randn(rows, columns, generator=numbers) * 2.0**exponents
+
+    users, table = matrix(batch, dim), table_of(matrix(items, dim), matrix(items, 1)[:, 0])
+    scores = scores_by_codes(users, table)
+    tile = scores.tile(slice(0, items))
+    requests, rows = torch.cartesian_prod(torch.arange(batch), torch.arange(items)).T.contiguous()
+    assert torch.equal(scores.pairs(requests, rows).view(batch, items), tile)
+    for request, row in zip(
+        *(torch.randint(0, most, (20,), generator=numbers).tolist() for most in (batch, items)), strict=True
+    ):
+        assert scores_by_codes(users[request : request + 1], table).tile(torch.tensor([row])) == tile[request, row]
+        products = (users[request].double() * table.vectors[row].double()).tolist()
+        assert np.float32(sum_in_order(products) + table.bias[row].item()) == tile[request, row].item()
+
+
+def sum_in_order(numbers: Sequence[float]) -> float:
+    """sum() makes up for what rounding loses."""
+    total = 0.0
+    for number in numbers:
+        total += number
+    return total
 
 
 def test_a_category_with_much_of_the_catalogue_and_one_with_little_of_it_are_ranked_alike() -> None:
