@@ -13,9 +13,9 @@ it a finite sum. The seed is the request's id.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from services.ranking.facts import Facts
 from services.ranking.job import EXPLORED, Job, Pick
