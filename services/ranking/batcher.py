@@ -47,8 +47,7 @@ class Ticket(Generic[Q, A]):
     waited: float = 0.0  # seconds in the queue
 
     def settle(self, answer: A) -> None:
-        if not self.answer.done():  # else the caller has left
-            self.answer.set_result(answer)
+        settle(self.answer, answer)
 
 
 class MicroBatcher(Generic[Q, A]):
@@ -89,13 +88,17 @@ class MicroBatcher(Generic[Q, A]):
 
         Raises Overloaded or DeadlineExceeded where it is not worked on, and whatever `run` raises for it.
         """
+        return await self.give(query, deadline)
+
+    def give(self, query: Q, deadline: float) -> asyncio.Future[A]:
+        """As submit, for who may settle for another answer: a request whose future is done is not worked on."""
         self.admit(deadline)
         ticket: Ticket[Q, A] = Ticket(query, asyncio.get_running_loop().create_future(), deadline, time.monotonic())
         self._waiting.append(ticket)
         if len(self._waiting) in (1, self._limits.largest):
             self._wake.set()
         self._rest.clear()
-        return await ticket.answer
+        return ticket.answer
 
     def admit(self, deadline: float) -> None:
         """Raises Overloaded or DeadlineExceeded where a request would be refused now."""
@@ -183,6 +186,11 @@ class MicroBatcher(Generic[Q, A]):
         for ticket in batch:
             if not ticket.answer.done():
                 await self._answer([ticket])
+
+
+def settle(future: asyncio.Future[A], answer: A) -> None:
+    if not future.done():  # else the caller has left
+        future.set_result(answer)
 
 
 def _fail(batch: list[Ticket[Q, A]], error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -44,20 +45,22 @@ class Impressions:
 
     def offer(self, user_id: str, response: ranking_pb2.RankResponse) -> None:
         """Note an answer; returns at once."""
-        if not response.items:
+        items = list(response.items)
+        if not items:
             return
+        placements = [item.placement for item in items]
         impression = Impression(
             request_id=response.request_id,
             user_id=user_id,
             ts=time.time(),
-            item_ids=[item.item_id for item in response.items],
+            item_ids=[item.item_id for item in items],
             rung=NAME_OF_RUNG[response.rung],
             model_version=response.model_version,
             policy=response.policy,
             variant=response.variant,
-            propensities=[item.propensity for item in response.items] if response.policy else [],
-            explored=_places(response, EXPLORED),
-            pinned=_places(response, PINNED),
+            propensities=[item.propensity for item in items] if response.policy else [],
+            explored=_places(placements, EXPLORED),
+            pinned=_places(placements, PINNED),
         )
         try:
             self._waiting.put_nowait(impression)
@@ -81,5 +84,5 @@ class Impressions:
                     self._waiting.task_done()
 
 
-def _places(response: ranking_pb2.RankResponse, placement: "ranking_pb2.Placement") -> list[int]:
-    return [at for at, item in enumerate(response.items) if item.placement == placement]
+def _places(placements: Sequence[int], wanted: int) -> list[int]:
+    return [at for at, placement in enumerate(placements) if placement == wanted]
