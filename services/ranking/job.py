@@ -65,6 +65,7 @@ class Job(Struct, eq=False):
     others: list[Pick] = []  # of the pool, not among the picks
     policy: str = ""  # how chance took part
     explanations: list[Explanation] = []
+    item_ids: list[str] = []  # of the picks
     response: ranking_pb2.RankResponse | None = None
 
     @property

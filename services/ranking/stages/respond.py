@@ -1,6 +1,5 @@
 """Respond: the answer as it travels."""
 
-from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -13,11 +12,11 @@ from shared.pb.finestream.v1 import ranking_pb2
 def respond(jobs: list[Job], generation: Generation) -> None:
     item_ids = generation.facts.item_ids
     for job in jobs:
-        shown = [item_ids[pick.row] for pick in job.picks]
+        job.item_ids = [item_ids[pick.row] for pick in job.picks]
         # Not a message each, which would be copied into the answer: that takes twice the time.
         items: list[dict[str, Any]] = [
             {"item_id": item_id, "score": pick.score, "explanation": explanation}
-            for item_id, pick, explanation in zip_longest(shown, job.picks, job.explanations)
+            for item_id, pick, explanation in zip_longest(job.item_ids, job.picks, job.explanations)
         ]
         if job.policy or job.pinned:
             for item, pick in zip(items, job.picks, strict=True):
@@ -31,7 +30,7 @@ def respond(jobs: list[Job], generation: Generation) -> None:
             request_id=job.request_id,
             policy=job.policy,
             variant=job.variant,
-            next_page_token=_next_page(job, shown),
+            next_page_token=_next_page(job),
         )
 
 
@@ -41,10 +40,10 @@ def _tell_place(item: dict[str, Any], pick: Pick, job: Job) -> None:
         item["propensity"] = pick.propensity
 
 
-def _next_page(job: Job, shown: Sequence[str]) -> str:
-    if not job.query.paged or len(shown) < job.query.k:
+def _next_page(job: Job) -> str:
+    if not job.query.paged or len(job.picks) < job.query.k:
         return ""
-    return pages.token(job.query.user_id, [*job.query.shown, *shown])
+    return pages.token(job.query.user_id, [*job.query.shown, *job.item_ids])
 
 
 def tell_timings(jobs: list[Job], took: dict[str, float]) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from services.ranking import metrics
-from services.ranking.job import EXPLORED, NAME_OF_RUNG, PINNED
+from services.ranking.job import EXPLORED, NAME_OF_RUNG, PINNED, Job, Pick
 from shared import events, logs, topics
 from shared.errors import FinestreamError
 from shared.events import Impression
@@ -43,24 +43,22 @@ class Impressions:
         await asyncio.gather(self._task, return_exceptions=True)
         metrics.IMPRESSIONS_DROPPED.inc(self._waiting.qsize())
 
-    def offer(self, user_id: str, response: ranking_pb2.RankResponse) -> None:
-        """Note an answer; returns at once."""
-        items = list(response.items)
-        if not items:
+    def offer(self, job: Job, model_version: str) -> None:
+        """Note an answered job; returns at once."""
+        if not job.picks:
             return
-        placements = [item.placement for item in items]
         impression = Impression(
-            request_id=response.request_id,
-            user_id=user_id,
+            request_id=job.request_id,
+            user_id=job.query.user_id,
             ts=time.time(),
-            item_ids=[item.item_id for item in items],
-            rung=NAME_OF_RUNG[response.rung],
-            model_version=response.model_version,
-            policy=response.policy,
-            variant=response.variant,
-            propensities=[item.propensity for item in items] if response.policy else [],
-            explored=_places(placements, EXPLORED),
-            pinned=_places(placements, PINNED),
+            item_ids=job.item_ids,
+            rung=NAME_OF_RUNG[job.rung],
+            model_version=model_version,
+            policy=job.policy,
+            variant=job.variant,
+            propensities=[pick.propensity for pick in job.picks] if job.policy else [],
+            explored=_places(job.picks, EXPLORED),
+            pinned=_places(job.picks, PINNED),
         )
         try:
             self._waiting.put_nowait(impression)
@@ -84,5 +82,5 @@ class Impressions:
                     self._waiting.task_done()
 
 
-def _places(placements: Sequence[int], wanted: int) -> list[int]:
-    return [at for at, placement in enumerate(placements) if placement == wanted]
+def _places(picks: Sequence[Pick], placement: "ranking_pb2.Placement") -> list[int]:
+    return [at for at, pick in enumerate(picks) if pick.placement == placement]
