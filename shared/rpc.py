@@ -9,10 +9,11 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from shared import logs
-from shared.access import Access
+from shared.access import HEALTH, Access
 from shared.rpc_edge import Admit, Edge
 from shared.service import Health, WrongSetting
 from shared.settings import GrpcSettings, ServiceSettings
@@ -59,7 +60,7 @@ class Server:
 async def serve(
     settings: ServiceSettings,
     name: str,
-    register: Callable[[grpc.aio.Server], None],
+    register: Callable[[Any], None],
     service_names: Sequence[str],
     health: Health,
     admit: Admit | None = None,
@@ -72,8 +73,14 @@ async def serve(
     """
     options = settings.grpc
     access = _access(options)
+    edge = Edge(access, service_names, admit)
+    register(edge)
+    servicer = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, edge)
+    reflected = ReflectionServicer([*service_names, HEALTH, reflection.SERVICE_NAME])
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, edge)
     server = grpc.aio.server(
-        interceptors=[Edge(access, service_names, admit)],
+        handlers=[edge],
         options=[
             *KEEPALIVE,
             ("grpc.max_receive_message_length", options.max_message_bytes),
@@ -81,10 +88,6 @@ async def serve(
             ("grpc.so_reuseport", int(settings.shared_port)),
         ],
     )
-    register(server)
-    servicer = HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection([*service_names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)
     address = f"{settings.host}:{settings.port}"
     try:
         credentials = _server_credentials(options)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Final
 
@@ -29,21 +29,33 @@ Parse = Callable[[bytes], Any]
 Handle = Callable[[Any, Any], Awaitable[Any]]
 
 
-class Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Checks the grant, asks `admit`, times the call, and turns our errors into status codes with a sentence."""
+class Edge(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
+    """Checks the grant, asks `admit`, times the call, and turns our errors into status codes with a sentence.
+
+    The one handler of a server: services are added to it as to a grpc.aio.Server. An interceptor would do the same
+    through two coroutines more a call.
+    """
 
     def __init__(self, access: Access, service_names: Sequence[str] = (), admit: Admit | None = None) -> None:
         self._access = access
         self._own = frozenset(service_names)
         self._admit = admit
+        self._added: list[Any] = []
 
-    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        self._added += handlers
+
+    def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Any]) -> None:
+        """Generated code adds the same handlers in both ways."""
+
+    def service(self, details: Any) -> Any:
+        """What serves a call; None where nothing does."""
         method = details.method
         grant = self._access.grant(dict(details.invocation_metadata or ()).get("authorization", ""))
         edged = grant.edged.get(method)
         if edged is not None:
             return edged
-        handler = await continuation(details)
+        handler = next(filter(None, (added.service(details) for added in self._added)), None)
         if handler is None:
             return None
         if handler.response_streaming:
@@ -74,6 +86,7 @@ class Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
                 return await inner(request, context)
             except errors.FinestreamError as error:
                 code = STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
+                # Not set_code(): that sends headers first, and what has headers no client tries again by itself.
                 await context.abort(code, str(error))
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 code = context.code() or grpc.StatusCode.CANCELLED

@@ -55,15 +55,22 @@ class Nodes(Generic[State]):
     async def load(self, ids: Sequence[str]) -> dict[str, State]:
         """States to join facts into, of those that are known. May be behind, which `write` makes good."""
         known, unknown = self._cached(ids)
-        for node, held in (await self._stored(unknown)).items():
-            known[node] = self._kind.decode(held)
+        stored = await self._stored(unknown)
+        for node, held in stored.items():
             self._cache.put(node, held)
-        return known
+        return self._decoded(known | stored)
 
     async def read(self, ids: Sequence[str]) -> dict[str, State]:
         """What the store has acknowledged, of those that are known. Needs no lock, so it leaves the cache alone."""
+        return self._decoded(await self.read_encoded(ids))
+
+    async def read_encoded(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """As read, as they are stored: for who only hands them on."""
         known, unknown = self._cached(ids) if self._store.exclusive else ({}, ids)
-        return known | {node: self._kind.decode(held) for node, held in (await self._stored(unknown)).items()}
+        return known | await self._stored(unknown)
+
+    def _decoded(self, states: Mapping[str, bytes]) -> dict[str, State]:
+        return {node: self._kind.decode(held) for node, held in states.items()}
 
     async def write(
         self,
@@ -106,8 +113,8 @@ class Nodes(Generic[State]):
         vectors = self._kind.vectors(state)
         return Row(node, state.version, to_bytes(state), vectors, {**self._kind.fields(state), **given})
 
-    def _cached(self, ids: Sequence[str]) -> tuple[dict[str, State], list[str]]:
-        known = {node: self._kind.decode(held) for node in ids if (held := self._cache.get(node)) is not None}
+    def _cached(self, ids: Sequence[str]) -> tuple[dict[str, bytes], list[str]]:
+        known = {node: held for node in ids if (held := self._cache.get(node)) is not None}
         unknown = [node for node in ids if node not in known]
         metrics.CACHE_HITS.labels(self._kind.name).inc(len(known))
         metrics.CACHE_MISSES.labels(self._kind.name).inc(len(unknown))

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -46,8 +47,7 @@ class Ticket(Generic[Q, A]):
     waited: float = 0.0  # seconds in the queue
 
     def settle(self, answer: A) -> None:
-        if not self.answer.done():  # else the caller has left
-            self.answer.set_result(answer)
+        settle(self.answer, answer)
 
 
 class MicroBatcher(Generic[Q, A]):
@@ -59,12 +59,13 @@ class MicroBatcher(Generic[Q, A]):
         self._run = run
         self._limits = limits
         self._waiting: deque[Ticket[Q, A]] = deque()
-        self._arrived = asyncio.Event()
+        self._wake = asyncio.Event()  # the first has arrived, or so many that a batch is full
+        self._gathering = asyncio.Lock()  # one worker gathers a batch, the others work or wait for their turn
         self._rest = asyncio.Event()  # nothing waits and nothing is worked on
         self._workers: list[asyncio.Task[None]] = []
         self._begun: list[float] = []  # when each batch began that is being worked on
         self._batch_seconds = 0.0
-        self._queue_length = metrics.QUEUE.labels(name)
+        metrics.QUEUE.labels(name).set_function(lambda: len(self._waiting))
         self._batch_size = metrics.BATCH_SIZE.labels(name)
         self._name = name
 
@@ -87,17 +88,22 @@ class MicroBatcher(Generic[Q, A]):
 
         Raises Overloaded or DeadlineExceeded where it is not worked on, and whatever `run` raises for it.
         """
+        return await self.give(query, deadline)
+
+    def give(self, query: Q, deadline: float) -> asyncio.Future[A]:
+        """As submit, for who may settle for another answer: a request whose future is done is not worked on."""
         self.admit(deadline)
         ticket: Ticket[Q, A] = Ticket(query, asyncio.get_running_loop().create_future(), deadline, time.monotonic())
         self._waiting.append(ticket)
-        self._queue_length.set(len(self._waiting))
-        self._arrived.set()
+        if len(self._waiting) in (1, self._limits.largest):
+            self._wake.set()
         self._rest.clear()
-        return await ticket.answer
+        return ticket.answer
 
     def admit(self, deadline: float) -> None:
         """Raises Overloaded or DeadlineExceeded where a request would be refused now."""
-        left = deadline - time.monotonic()
+        now = time.monotonic()
+        left = deadline - now
         if left <= 0:
             metrics.REFUSED.labels("deadline").inc()
             raise DeadlineExceeded("the deadline had passed before the work began; allow more time")
@@ -105,8 +111,8 @@ class MicroBatcher(Generic[Q, A]):
             metrics.REFUSED.labels("queue_full").inc()
             raise Overloaded("too many requests wait; try again with back-off")
         batches_ahead = (len(self._begun) + len(self._waiting) // self._limits.largest) / self._limits.workers
-        # A batch that has not ended says sooner than the mean that they have become slow.
-        seconds = max([self._batch_seconds, *(time.monotonic() - begun for begun in self._begun)])
+        # A batch that has not ended says sooner than the mean that they have become slow; the first began first.
+        seconds = max(self._batch_seconds, now - self._begun[0]) if self._begun else self._batch_seconds
         if batches_ahead * seconds > SHARE_OF_DEADLINE * left:
             metrics.REFUSED.labels("queue_long").inc()
             raise Overloaded("the queue is longer than the deadline allows; try again with back-off or allow more time")
@@ -120,21 +126,21 @@ class MicroBatcher(Generic[Q, A]):
                 self._rest.set()
 
     async def _next(self) -> list[Ticket[Q, A]]:
-        while not self._waiting:
-            self._arrived.clear()
-            await self._arrived.wait()
-        while self._waiting and len(self._waiting) < self._limits.largest:
-            left = self._waiting[0].since + self._limits.longest_wait - time.monotonic()
-            if left <= 0:
-                break
-            self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), left)
-            except TimeoutError:
-                break
-        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.largest))]
-        self._queue_length.set(len(self._waiting))
+        async with self._gathering:
+            while not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+            await self._until_due()
+            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.largest))]
         return [ticket for ticket in taken if self._still_wanted(ticket)]
+
+    async def _until_due(self) -> None:
+        """Return when a batch is full, or its first has waited for long enough. Who arrives between wakes nobody."""
+        left = self._waiting[0].since + self._limits.longest_wait - time.monotonic()
+        if left > 0 and len(self._waiting) < self._limits.largest:
+            self._wake.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), left)
 
     def _still_wanted(self, ticket: Ticket[Q, A]) -> bool:
         now = time.monotonic()
@@ -180,6 +186,11 @@ class MicroBatcher(Generic[Q, A]):
         for ticket in batch:
             if not ticket.answer.done():
                 await self._answer([ticket])
+
+
+def settle(future: asyncio.Future[A], answer: A) -> None:
+    if not future.done():  # else the caller has left
+        future.set_result(answer)
 
 
 def _fail(batch: list[Ticket[Q, A]], error: Exception) -> None:

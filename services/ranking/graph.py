@@ -1,9 +1,9 @@
 """Calls to graph_updater, the owner of users and items."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import grpc
+from msgspec import Struct
 
 from services.ranking.requests import After
 from shared.errors import DeadlineExceeded, Overloaded, Unavailable
@@ -12,8 +12,7 @@ from shared.pb.finestream.v1 import graph_pb2, graph_pb2_grpc, position_pb2
 _MSGPACK = graph_pb2.STATE_FORMAT_MSGPACK
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True, gc=False):
     """A node's state as it came: msgpack of shared/graph/state.py, empty where nothing is known."""
 
     id: str

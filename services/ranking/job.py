@@ -1,9 +1,9 @@
 """One request on its way through the stages."""
 
-import os
-from dataclasses import KW_ONLY, dataclass, field
+from random import Random
+from typing import Any
 
-import msgspec
+from msgspec import Struct, field
 from torch import Tensor
 
 from services.ranking.graph import Node
@@ -18,10 +18,12 @@ RANKED = ranking_pb2.PLACEMENT_UNSPECIFIED
 EXPLORED = ranking_pb2.PLACEMENT_EXPLORED
 PINNED = ranking_pb2.PLACEMENT_PINNED
 NAME_OF_RUNG = {FULL: "full", CACHED: "cached", POPULAR: "popular"}
+NOBODY = UserState("")
+Explanation = dict[str, Any]  # the fields of the message: made within the answer it takes a fifth of the time
+_CHANCE = Random()  # noqa: S311  # ids are no secret; to ask the system for each would let go of the interpreter
 
 
-@dataclass(frozen=True, slots=True)
-class Hydrated:
+class Hydrated(Struct, frozen=True, gc=False):
     """A user's state as Hydrate got it. `node` None: graph_updater does not answer and none is remembered."""
 
     node: Node | None
@@ -29,27 +31,25 @@ class Hydrated:
     fresh: bool = True  # False: the last known state, or none
 
 
-class Pick(msgspec.Struct, frozen=True):  # made in a tenth of a dataclass's time, and by the hundreds
+class Pick(Struct, frozen=True, gc=False):
     row: int
     score: float
     propensity: float = 1.0
     placement: "ranking_pb2.Placement" = RANKED
 
 
-@dataclass(slots=True, eq=False)
-class Job:
+class Job(Struct, eq=False):
     query: Query
     deadline: float  # on time.monotonic's clock
-    _: KW_ONLY
-    seconds: dict[str, float] = field(default_factory=dict)  # of its stages, as far as it has come
-    request_id: str = field(default_factory=lambda: os.urandom(16).hex())
+    seconds: dict[str, float] = {}  # of its stages, as far as it has come
+    request_id: str = field(default_factory=lambda: f"{_CHANCE.getrandbits(128):032x}")
     # Hydrate
     hydrated: Hydrated | None = None
     # Assign
     variant: str = ""  # of the experiment; empty: the control
     detour: str = ""  # why the user's own variant does not rank it
     # Ladder
-    user: UserState = field(default_factory=lambda: UserState(""))  # the context included
+    user: UserState = NOBODY  # the context included
     history: tuple[int, ...] = ()  # rows of the user's items, newest first
     watermark: float = 0.0
     rung: "ranking_pb2.Rung" = POPULAR
@@ -60,11 +60,12 @@ class Job:
     within: Tensor | None = None  # (N,) bool: what bounds of the price and large categories leave; None: all
     wanted: int = 0  # how many of the best Select brings: the k, or what the k are chosen from
     # Select, Pin, Diversify, Explore, Explain, Respond
-    picks: list[Pick] = field(default_factory=list)
-    pinned: list[tuple[int, Pick]] = field(default_factory=list)  # place from 1, ascending
-    others: list[Pick] = field(default_factory=list)  # of the pool, not among the picks
+    picks: list[Pick] = []
+    pinned: list[tuple[int, Pick]] = []  # place from 1, ascending
+    others: list[Pick] = []  # of the pool, not among the picks
     policy: str = ""  # how chance took part
-    explanations: list[ranking_pb2.Explanation] = field(default_factory=list)
+    explanations: list[Explanation] = []
+    item_ids: list[str] = []  # of the picks
     response: ranking_pb2.RankResponse | None = None
 
     @property

@@ -5,8 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-
-import grpc
+from typing import Any
 
 from services.ranking import backoff, experiments, metrics, rules
 from services.ranking.batcher import Limits
@@ -154,7 +153,7 @@ async def compose(runtime: Runtime[RankingSettings]) -> None:
         ),
     )
 
-    def register(server: grpc.aio.Server) -> None:
+    def register(server: Any) -> None:
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
 
     def heart(name: str) -> Heartbeat:

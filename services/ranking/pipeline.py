@@ -99,7 +99,7 @@ class Pipeline:
             job.hydrated = await self._hydrated(job)
             response = await self._together.submit(job, deadline)
             if response is not None:
-                self._side_effect(query, response)
+                self._side_effect(job, response)
                 return response
         raise Unavailable("the model is being replaced; try again")
 
@@ -108,8 +108,9 @@ class Pipeline:
             stage, state = "wait", self._hydrate.reflecting(job.query, job.deadline)
         else:
             stage, state = "hydrate", self._hydrate.state(job.query, job.deadline)
-        with _timed(stage, job.seconds):
-            hydrated = await state
+        began = time.perf_counter()
+        hydrated = await state
+        job.seconds[stage] = time.perf_counter() - began
         metrics.STAGE[stage].observe(job.seconds[stage])
         return hydrated
 
@@ -192,10 +193,10 @@ class Pipeline:
         with _timed("select", took):
             select.fill(jobs, scores, generation.facts.available, self._tile_items)
 
-    def _side_effect(self, query: Query, response: ranking_pb2.RankResponse) -> None:
-        _counts(response.rung, response.variant)()
+    def _side_effect(self, job: Job, response: ranking_pb2.RankResponse) -> None:
+        _counts(job.rung, job.variant)()
         if self._impressions:
-            self._impressions.offer(query.user_id, response)
+            self._impressions.offer(job, response.model_version)
 
 
 @cache

@@ -3,8 +3,9 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
+
+from msgspec import Struct
 
 from services.ranking import pages
 from shared import topics
@@ -37,8 +38,7 @@ CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 USER_TOPICS: Final = (topics.INTERACTIONS, topics.REVIEWS, topics.ERASURES)
 
 
-@dataclass(frozen=True, slots=True)
-class After:
+class After(Struct, frozen=True, gc=False):
     """An event that must be reflected: where it lies and whose it is."""
 
     topic: str
@@ -47,8 +47,7 @@ class After:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Arrangement:
+class Arrangement(Struct, frozen=True, gc=False):
     """How the k are chosen from the best candidates; as it stands, they are the k best."""
 
     diversity: float = 0.0  # 0 to 1
@@ -65,8 +64,7 @@ class Arrangement:
 BY_SCORE: Final = Arrangement()
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True, gc=False):
     """A valid RankRequest. `candidates` empty: the whole catalogue."""
 
     user_id: str
@@ -94,8 +92,7 @@ class Query:
         return tuple(after for after in self.after if after.topic == topics.ITEMS)
 
 
-@dataclass(frozen=True, slots=True)
-class SimilarQuery:
+class SimilarQuery(Struct, frozen=True, gc=False):
     """A valid RankingServiceSimilarItemsRequest."""
 
     item_id: str
@@ -209,6 +206,8 @@ def _method(number: int, known: Mapping[int, M], default: M) -> M:
 
 
 def _ids(field: str, values: Sequence[str], most: int) -> tuple[str, ...]:
+    if not values:
+        return ()
     if len(values) > most:
         raise InvalidRequest(f"{field} has {len(values)} entries; at most {most} are taken", field)
     for value in values:
@@ -224,9 +223,10 @@ def _check_id(field: str, value: str) -> None:
 
 
 def _afters(request: ranking_pb2.RankRequest) -> tuple[After, ...]:
-    if len(request.after) > MAX_AFTER:
-        raise InvalidRequest(f"after has {len(request.after)} entries; at most {MAX_AFTER} are taken", "after")
-    return tuple(_after(request.user_id, position) for position in request.after)
+    positions = request.after
+    if len(positions) > MAX_AFTER:
+        raise InvalidRequest(f"after has {len(positions)} entries; at most {MAX_AFTER} are taken", "after")
+    return tuple([_after(request.user_id, position) for position in positions])
 
 
 def _after(user_id: str, position: position_pb2.Position) -> After:

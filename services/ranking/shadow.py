@@ -7,8 +7,9 @@ waits for the rest of one ranking at most. What there is no time for is dropped.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from services.ranking import metrics
 from services.ranking.catalogue import Catalogue

@@ -20,6 +20,7 @@ class UserCache:
         self._clock = clock
         self._bytes = 0
         self._held: OrderedDict[str, tuple[Node, str, float]] = OrderedDict()
+        metrics.CACHED_USERS.set_function(lambda: len(self._held))
 
     def __len__(self) -> int:
         return len(self._held)
@@ -33,7 +34,6 @@ class UserCache:
         self._bytes += len(node.state)
         while self._bytes > self._max_bytes:
             self.forget(next(iter(self._held)))
-        metrics.CACHED_USERS.set(len(self._held))
 
     def find(self, user_id: str, space: str) -> Node | None:
         held = self._held.get(user_id)
@@ -46,4 +46,3 @@ class UserCache:
         held = self._held.pop(user_id, None)
         if held is not None:
             self._bytes -= len(held[0].state)
-            metrics.CACHED_USERS.set(len(self._held))

@@ -85,6 +85,15 @@ async def test_what_is_not_admitted_is_refused_before_its_message_is_parsed() ->
     assert asked == [f"/{NAME}/Extract"] * 2
 
 
+@pytest.mark.parametrize("method", [f"/{NAME}/Nothing", "/nobody/Extract", "nothing"])
+async def test_what_nobody_serves_is_unimplemented_however_often_it_is_asked_for(method: str) -> None:
+    async with serving() as (address, _), grpc.aio.insecure_channel(address) as channel:
+        for _ in range(2):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(method)(b"", timeout=5)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 async def test_a_message_that_cannot_be_parsed_is_the_callers_mistake() -> None:
     async with serving() as (address, _), grpc.aio.insecure_channel(address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

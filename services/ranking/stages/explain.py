@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from services.ranking.facts import Facts
 from services.ranking.generation import Generation
-from services.ranking.job import EXPLORED, PINNED, POPULAR, Job
+from services.ranking.job import EXPLORED, PINNED, POPULAR, Explanation, Job
 from services.ranking.opinions import Opinion
 from shared.events import Pair, user_hash
 from shared.models.attribution import Attributing, Moved, left_out
@@ -47,7 +47,7 @@ def _placed(job: Job, facts: Facts) -> None:
         if pick.placement == EXPLORED:
             job.explanations[at] = _explored(float(facts.users[pick.row]))
         elif pick.placement == PINNED:
-            job.explanations[at] = ranking_pb2.Explanation(pinned=ranking_pb2.PinnedReason())
+            job.explanations[at] = {"pinned": ranking_pb2.PinnedReason()}
 
 
 def _explain(jobs: Sequence[Job], facts: Facts, model: Servable, table: ItemTable, now: float) -> None:
@@ -80,11 +80,11 @@ def _tell(jobs: Sequence[Job], facts: Facts, moved: Moved) -> None:
             by, moves = by_item[at][k], by_said[at][k]
             most = max(moves)
             if most > max(by, 0.0):
-                reason = ranking_pb2.Explanation(opinion=_quoted(said[moves.index(most)], opinions), moved=most)
+                reason = {"opinion": _quoted(said[moves.index(most)], opinions), "moved": most}
             elif by > 0:
                 spoken, spoken_by = _spoken(said, moves, opinions)
-                history = ranking_pb2.HistoryReason(item_id=facts.item_ids[items[at][which[at][k]]])
-                reason = ranking_pb2.Explanation(history=history, moved=by, spoken=spoken, spoken_moved=spoken_by)
+                history = _of_history(facts.item_ids[items[at][which[at][k]]])
+                reason = {**history, "moved": by, "spoken": spoken, "spoken_moved": spoken_by}
             else:
                 reason = _popular(float(facts.users[pick.row]))
             job.explanations.append(reason)
@@ -92,7 +92,7 @@ def _tell(jobs: Sequence[Job], facts: Facts, moved: Moved) -> None:
 
 def _spoken(
     said: Sequence[Pair], moves: Sequence[float], opinions: Sequence[Opinion]
-) -> tuple[ranking_pb2.OpinionReason | None, float | None]:
+) -> tuple[dict[str, str] | None, float | None]:
     """The pair that moved the score upward most of those on what the item's reviewers speak of, if any did."""
     named, most, best = {opinion.attribute for opinion in opinions}, 0.0, None
     for pair, by in zip(said, moves, strict=False):
@@ -101,15 +101,17 @@ def _spoken(
     return (_quoted(best, opinions), most) if best else (None, None)
 
 
-def _quoted(said: Pair, opinions: Sequence[Opinion]) -> ranking_pb2.OpinionReason:
+def _quoted(said: Pair, opinions: Sequence[Opinion]) -> dict[str, str]:
     """The attribute, in the words of the reviewer whose opinion is best, and of those closest to the user's own."""
     same = [opinion for opinion in opinions if opinion.attribute == said.attribute]
     if not same:
-        return ranking_pb2.OpinionReason(attribute=said.attribute)
-    told = max(same, key=lambda opinion: (opinion.polarity, agreement(opinion.vector, said.vector)))
-    return ranking_pb2.OpinionReason(
-        attribute=told.attribute, opinion=told.phrase, quote=told.quote, review_id=told.review_id
-    )
+        return {"attribute": said.attribute}
+    told = same[0]
+    if len(same) > 1:
+        told = max(same, key=lambda opinion: (opinion.polarity, agreement(opinion.vector, said.vector)))
+    return {
+        "attribute": told.attribute, "opinion": told.phrase, "quote": told.quote, "review_id": told.review_id,
+    }  # fmt: skip
 
 
 def agreement(a: bytes, b: bytes) -> int:
@@ -166,13 +168,13 @@ def _users(job: Job, facts: Facts) -> list[float]:
     return facts.users[[pick.row for pick in job.picks]].tolist()
 
 
-def _popular(users: float) -> ranking_pb2.Explanation:
-    return ranking_pb2.Explanation(popular=ranking_pb2.PopularReason(users=users))
+def _popular(users: float) -> Explanation:
+    return {"popular": {"users": users}}
 
 
-def _explored(users: float) -> ranking_pb2.Explanation:
-    return ranking_pb2.Explanation(explored=ranking_pb2.ExploredReason(users=users))
+def _explored(users: float) -> Explanation:
+    return {"explored": {"users": users}}
 
 
-def _of_history(item_id: str) -> ranking_pb2.Explanation:
-    return ranking_pb2.Explanation(history=ranking_pb2.HistoryReason(item_id=item_id))
+def _of_history(item_id: str) -> Explanation:
+    return {"history": {"item_id": item_id}}

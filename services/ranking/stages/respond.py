@@ -1,7 +1,7 @@
 """Respond: the answer as it travels."""
 
-from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
 from services.ranking import pages
 from services.ranking.generation import Generation
@@ -12,11 +12,13 @@ from shared.pb.finestream.v1 import ranking_pb2
 def respond(jobs: list[Job], generation: Generation) -> None:
     item_ids = generation.facts.item_ids
     for job in jobs:
-        items = [
-            ranking_pb2.RankedItem(item_id=item_ids[pick.row], score=pick.score, explanation=explanation)
-            for pick, explanation in zip_longest(job.picks, job.explanations)
+        job.item_ids = [item_ids[pick.row] for pick in job.picks]
+        # Not a message each, which would be copied into the answer: that takes twice the time.
+        items: list[dict[str, Any]] = [
+            {"item_id": item_id, "score": pick.score, "explanation": explanation}
+            for item_id, pick, explanation in zip_longest(job.item_ids, job.picks, job.explanations)
         ]
-        if job.policy or job.pinned:  # which takes a fifth more time an item
+        if job.policy or job.pinned:
             for item, pick in zip(items, job.picks, strict=True):
                 _tell_place(item, pick, job)
         job.response = ranking_pb2.RankResponse(
@@ -28,20 +30,20 @@ def respond(jobs: list[Job], generation: Generation) -> None:
             request_id=job.request_id,
             policy=job.policy,
             variant=job.variant,
-            next_page_token=_next_page(job, items),
+            next_page_token=_next_page(job),
         )
 
 
-def _tell_place(item: ranking_pb2.RankedItem, pick: Pick, job: Job) -> None:
-    item.placement = pick.placement
+def _tell_place(item: dict[str, Any], pick: Pick, job: Job) -> None:
+    item["placement"] = pick.placement
     if job.policy:
-        item.propensity = pick.propensity
+        item["propensity"] = pick.propensity
 
 
-def _next_page(job: Job, items: Sequence[ranking_pb2.RankedItem]) -> str:
-    if not job.query.paged or len(items) < job.query.k:
+def _next_page(job: Job) -> str:
+    if not job.query.paged or len(job.picks) < job.query.k:
         return ""
-    return pages.token(job.query.user_id, [*job.query.shown, *(item.item_id for item in items)])
+    return pages.token(job.query.user_id, [*job.query.shown, *job.item_ids])
 
 
 def tell_timings(jobs: list[Job], took: dict[str, float]) -> None:

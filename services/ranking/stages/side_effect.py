@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
 from services.ranking import metrics
-from services.ranking.job import EXPLORED, NAME_OF_RUNG, PINNED
+from services.ranking.job import EXPLORED, NAME_OF_RUNG, PINNED, Job, Pick
 from shared import events, logs, topics
 from shared.errors import FinestreamError
 from shared.events import Impression
@@ -42,22 +43,22 @@ class Impressions:
         await asyncio.gather(self._task, return_exceptions=True)
         metrics.IMPRESSIONS_DROPPED.inc(self._waiting.qsize())
 
-    def offer(self, user_id: str, response: ranking_pb2.RankResponse) -> None:
-        """Note an answer; returns at once."""
-        if not response.items:
+    def offer(self, job: Job, model_version: str) -> None:
+        """Note an answered job; returns at once."""
+        if not job.picks:
             return
         impression = Impression(
-            request_id=response.request_id,
-            user_id=user_id,
+            request_id=job.request_id,
+            user_id=job.query.user_id,
             ts=time.time(),
-            item_ids=[item.item_id for item in response.items],
-            rung=NAME_OF_RUNG[response.rung],
-            model_version=response.model_version,
-            policy=response.policy,
-            variant=response.variant,
-            propensities=[item.propensity for item in response.items] if response.policy else [],
-            explored=_places(response, EXPLORED),
-            pinned=_places(response, PINNED),
+            item_ids=job.item_ids,
+            rung=NAME_OF_RUNG[job.rung],
+            model_version=model_version,
+            policy=job.policy,
+            variant=job.variant,
+            propensities=[pick.propensity for pick in job.picks] if job.policy else [],
+            explored=_places(job.picks, EXPLORED),
+            pinned=_places(job.picks, PINNED),
         )
         try:
             self._waiting.put_nowait(impression)
@@ -81,5 +82,5 @@ class Impressions:
                     self._waiting.task_done()
 
 
-def _places(response: ranking_pb2.RankResponse, placement: "ranking_pb2.Placement") -> list[int]:
-    return [at for at, item in enumerate(response.items) if item.placement == placement]
+def _places(picks: Sequence[Pick], placement: "ranking_pb2.Placement") -> list[int]:
+    return [at for at, pick in enumerate(picks) if pick.placement == placement]

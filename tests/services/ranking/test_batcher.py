@@ -66,6 +66,29 @@ async def test_a_lonely_request_waits_no_longer_than_the_longest_wait(batcher: M
     assert time.monotonic() - begun < 1.0
 
 
+async def test_a_batch_that_becomes_full_waits_no_longer(doubling: Doubling) -> None:
+    batcher = await started(doubling, longest_wait=60.0)
+    answers = []
+    for i in range(4):
+        answers.append(asyncio.create_task(batcher.submit(i, soon(600))))
+        await asyncio.sleep(0.001)  # each arrives by itself
+        assert doubling.batches == ([] if i < 3 else [[0, 1, 2, 3]])
+    assert await asyncio.wait_for(asyncio.gather(*answers), 10) == [0, 2, 4, 6]
+    await batcher.stop()
+
+
+async def test_workers_share_no_batch_and_work_at_once(doubling: Doubling) -> None:
+    batcher = await started(doubling, workers=2, longest_wait=0.01)
+    doubling.gate.clear()
+    answers = [asyncio.create_task(batcher.submit(i, soon())) for i in (1, 2)]
+    await until(lambda: doubling.batches == [[1, 2]], 5, "the first is being worked on")
+    answers += [asyncio.create_task(batcher.submit(i, soon())) for i in (3, 4)]
+    await until(lambda: doubling.batches == [[1, 2], [3, 4]], 5, "so is the second")
+    doubling.gate.set()
+    assert await asyncio.gather(*answers) == [2, 4, 6, 8]
+    await batcher.stop()
+
+
 async def test_a_full_queue_refuses_at_once(doubling: Doubling) -> None:
     doubling.gate.clear()
     batcher = await started(doubling, queue=2, largest=1, longest_wait=0.0)

@@ -4,12 +4,12 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from services.ranking.facts import Facts
 from services.ranking.job import Job, Pick

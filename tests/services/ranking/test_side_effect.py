@@ -5,11 +5,12 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
+from services.ranking.job import EXPLORED, PINNED, POPULAR, Job, Pick
+from services.ranking.requests import Query
 from services.ranking.stages.side_effect import Impressions
 from shared import events
 from shared.errors import Unavailable
 from shared.events import Impression
-from shared.pb.finestream.v1 import ranking_pb2
 from tests.parts import until
 
 
@@ -28,10 +29,9 @@ class SenderDouble:
         return []
 
 
-def answer(request_id: str) -> ranking_pb2.RankResponse:
-    items = [ranking_pb2.RankedItem(item_id=i) for i in ("b", "a")]
-    return ranking_pb2.RankResponse(
-        items=items, request_id=request_id, rung=ranking_pb2.RUNG_POPULAR, model_version="v1"
+def answered(request_id: str) -> Job:
+    return Job(
+        Query("u", 2), 0.0, request_id=request_id, rung=POPULAR, item_ids=["b", "a"], picks=[Pick(1, 2.0), Pick(0, 1.0)]
     )
 
 
@@ -43,9 +43,9 @@ async def test_an_impression_tells_who_was_shown_what_in_which_order_and_why() -
     sender = SenderDouble()
     impressions = Impressions(sender, 10)
     impressions.start()
-    shown = answer("r1")
+    shown = answered("r1")
     shown.variant = "larger"
-    impressions.offer("u", shown)
+    impressions.offer(shown, "v1")
     await until(lambda: bool(sender.sent), 5, "it is written")
     (sent,) = sender.sent
     assert (sent.user_id, sent.request_id, sent.item_ids) == ("u", "r1", ["b", "a"])
@@ -57,14 +57,11 @@ async def test_an_impression_of_an_exploring_policy_has_its_propensities_and_wha
     sender = SenderDouble()
     impressions = Impressions(sender, 10)
     impressions.start()
-    exploring = answer("r1")
+    exploring = answered("r1")
     exploring.policy = "epsilon 0.1"
-    exploring.items[0].propensity = 0.9
-    exploring.items[1].propensity = 0.01
-    exploring.items[0].placement = ranking_pb2.PLACEMENT_PINNED
-    exploring.items[1].placement = ranking_pb2.PLACEMENT_EXPLORED
-    impressions.offer("u", exploring)
-    impressions.offer("u", answer("r2"))
+    exploring.picks = [Pick(1, 2.0, 0.9, PINNED), Pick(0, 1.0, 0.01, EXPLORED)]
+    impressions.offer(exploring, "v1")
+    impressions.offer(answered("r2"), "v1")
     await until(lambda: len(sender.sent) == 2, 5, "they are written")
     explored, plain = sender.sent
     assert (explored.policy, explored.propensities, explored.explored) == ("epsilon 0.1", [0.9, 0.01], [1])
@@ -78,7 +75,7 @@ async def test_a_full_buffer_drops_and_counts() -> None:
     before, sender = dropped(), SenderDouble()
     impressions = Impressions(sender, 2)
     for n in range(5):
-        impressions.offer("u", answer(f"r{n}"))
+        impressions.offer(answered(f"r{n}"), "v1")
     assert dropped() == before + 3
     impressions.start()
     await impressions.stop()
@@ -90,9 +87,9 @@ async def test_a_broker_that_is_down_drops_counts_and_does_not_end_it() -> None:
     sender.down = True
     impressions = Impressions(sender, 10)
     impressions.start()
-    impressions.offer("u", answer("r1"))
+    impressions.offer(answered("r1"), "v1")
     await until(lambda: dropped() == before + 1, 5, "it is counted")
     sender.down = False
-    impressions.offer("u", answer("r2"))
+    impressions.offer(answered("r2"), "v1")
     await until(lambda: bool(sender.sent), 5, "the next is written")
     await impressions.stop()

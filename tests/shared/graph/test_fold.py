@@ -21,6 +21,7 @@ from shared.graph.state import (
     TOTAL_HASHES,
     ItemNode,
     UserState,
+    glance,
     item_from_bytes,
     to_bytes,
     user_from_bytes,
@@ -90,6 +91,15 @@ def test_a_user_never_exceeds_its_bounds(facts: list[UserFact]) -> None:
     assert all(slot.ts > user.erased_at for slot in (*user.interactions, *user.reviews))
     assert watermark(user) == max([slot.ts for slot in (*user.interactions, *user.reviews)], default=0.0)
     assert user_from_bytes(to_bytes(user)) == user
+
+
+@examples
+@given(user_histories, st.integers(0, 2**40))
+def test_a_glance_at_a_users_bytes_tells_what_their_state_does(facts: list[UserFact], version: int) -> None:
+    user = msgspec.structs.replace(user_of(facts), version=version)
+    assert glance(to_bytes(user)) == (version, watermark(user))
+    first_fields = msgspec.msgpack.encode(msgspec.msgpack.decode(to_bytes(user))[:3])  # as an older writer's
+    assert glance(first_fields) == (0, watermark(user))
 
 
 @examples
