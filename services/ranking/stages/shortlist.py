@@ -61,7 +61,9 @@ def _find(
     able, scratch = np.empty(len(bias), np.bool_), np.empty(len(bias), np.int64)
     start = 0
     for request in range(len(users)):
-        able[:] = masks[mask_of[request]]
+        mask = masks[mask_of[request]]
+        for row in range(len(able)):  # takes a fiftieth of a slice's assignment
+            able[row] = mask[row]
         for at in range(start, ends[request]):
             if 0 <= banned[at] < len(able):
                 able[banned[at]] = False
