@@ -26,14 +26,6 @@ class Packed(nn.Module):
         return y
 
 
-def products(x: Tensor, rows: Tensor) -> Tensor:
-    """(B, D), (N, D) -> (B, N) float32, on a CPU: the rows change too often for a layout of their own."""
-    if not torch.backends.mkldnn.is_available():
-        return x @ rows.T
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, rows, None, "none", [], "")
-    return y
-
-
 def pack(module: nn.Module) -> None:
     """Every linear map with a bias below the module becomes Packed, where torch has oneDNN. In place."""
     if not torch.backends.mkldnn.is_available():

@@ -25,11 +25,16 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from shared.models.contract import ItemTable, with_room
+from shared.native import exact
+
+Floats = NDArray[np.float32]
 
 # Processors without VNNI add pairs of products in 16 bits, and saturate: (63 + 128) * 85 * 2 and (85 + 128) * 63 * 2
 # fit, whichever operand oneDNN shifts by 128.
@@ -62,11 +67,6 @@ class Codes:
     def held_bytes(self) -> int:
         """With the room for more rows."""
         return sum(column.nbytes for column in (self._codes, *self._rows, *self._blocks))
-
-    @property
-    def longest(self) -> float:
-        """No row is longer; infinite where some bound is."""
-        return float((self._blocks[1] + self._blocks[2])[: -(-self._count // BLOCK)].amax())
 
     @property
     def row_bytes(self) -> float:
@@ -131,17 +131,28 @@ class Bounds:
         blocks: Sequence[Tensor],
         scratch: Scratch,
     ) -> None:
-        units = scales_of(users, LARGEST_OF_USER)
-        self._users, residuals, _ = coded(users, units, LARGEST_OF_USER)
         self._count, self._codes, self._scratch = count, codes.flatten(0, 1), scratch
         self._of_rows, self._of_blocks = rows, blocks
-        self._of_residual = max(float((users.double().norm(dim=1) / units.double()).amax()), 1.0)
-        self._of_norm = float((residuals / units.double()).amax())
-        self._inverse = 1 / units  # (B,)
+        self._users = torch.zeros(len(users), codes.shape[2], dtype=torch.int8)
+        self.factors = np.empty((len(users), 3), np.float32)  # of 1 / a', what a row left, and what it holds
+        _code_users(users.float().contiguous().numpy(), self._users.numpy(), self.factors)
+        self._inverse = torch.from_numpy(self.factors[:, 0])
+        self._of_residual, self._of_norm = (float(largest) for largest in self.factors[:, 1:].max(0))
 
     def units(self, scores: Tensor) -> Tensor:
         """Scores (B,) in the units of bounds."""
         return scores * self._inverse
+
+    @property
+    def columns(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """Of all blocks the scale, of all their rows residual, norm and bias, each with slack."""
+        blocks = -(-self._count // BLOCK)
+        residual, norm, bias = (column[:blocks].flatten().numpy() for column in self._of_rows)
+        return self._of_blocks[0][:blocks].numpy(), residual, norm, bias
+
+    def integers(self) -> Tensor:
+        """(B, N), with what is behind the last row of the last block: overwritten by the next call."""
+        return self._products(slice(0, -(-self._count // BLOCK) * BLOCK))
 
     def upper(self, rows: slice) -> Tensor:
         """(B, T): no score of these rows is larger."""
@@ -187,6 +198,28 @@ class Bounds:
         """(B, T) int32; overwritten by the next call."""
         codes = self._codes[rows].T  # (D, T)
         return torch._int_mm(self._users, codes, out=self._scratch.of(torch.int32, len(self._users), codes.shape[1]))
+
+
+@exact
+def _code_users(users: Floats, codes: NDArray[np.int8], factors: Floats) -> None:
+    """As `coded`, in a loop: users (B, D) -> codes (B, D or more), factors (B, 3). The factor of what a row left is at
+    least 1: slack is a part of that column."""
+    for user in range(len(users)):
+        largest = np.float32(0.0)
+        for at in range(users.shape[1]):
+            largest = max(largest, abs(users[user, at]))
+        unit = max(largest / np.float32(LARGEST_OF_USER), np.float32(LEAST))
+        left, whole = 0.0, 0.0
+        for at in range(users.shape[1]):
+            number = users[user, at]
+            code = min(max(np.rint(number / unit), np.float32(-LARGEST_OF_USER)), np.float32(LARGEST_OF_USER))
+            codes[user, at] = np.int8(code)
+            rest = np.float64(number) - np.float64(codes[user, at]) * np.float64(unit)
+            left += rest * rest
+            whole += np.float64(number) * np.float64(number)
+        factors[user, 0] = np.float32(1.0) / unit
+        factors[user, 1] = max(np.sqrt(whole) / unit, 1.0) if whole == whole else np.nan
+        factors[user, 2] = np.sqrt(left) / unit
 
 
 def scales_of(vectors: Tensor, largest: int) -> Tensor:

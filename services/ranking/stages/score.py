@@ -76,23 +76,18 @@ class OnCpu:
         self.vectors, self.bias = table.vectors.contiguous(), table.bias.contiguous()
         self._codes = codes
 
-    @property
-    def longest(self) -> float:
-        """No vector is longer."""
-        return self._codes.longest
-
     @cached_property
-    def _bounds(self) -> Bounds:
+    def bounds(self) -> Bounds:
         return self._codes.bounds(self.users)
 
     def upper(self, rows: slice) -> Tensor:
-        return self._bounds.upper(rows)
+        return self.bounds.upper(rows)
 
     def near(self, rows: slice, floor: Tensor) -> tuple[Tensor, Tensor]:
-        return self._bounds.near(rows, floor)
+        return self.bounds.near(rows, floor)
 
     def units(self, scores: Tensor) -> Tensor:
-        return self._bounds.units(scores)
+        return self.bounds.units(scores)
 
     def tile(self, rows: Rows) -> Tensor:
         vectors, bias = self.vectors[rows].contiguous(), self.bias[rows].contiguous()

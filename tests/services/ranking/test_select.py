@@ -22,7 +22,6 @@ from services.ranking.stages.scan import in_full, scan
 from services.ranking.stages.score import Bounded, OnCpu, Rows, Scores
 from services.ranking.stages.shortlist import fits, shortlist
 from shared.models.contract import ItemTable
-from shared.packed import products
 from tests.services.ranking.doubles import item_of
 
 SCORES = st.one_of(
@@ -232,7 +231,7 @@ def test_where_float32_loses_what_tells_rows_apart_the_best_are_found_all_the_sa
     allowed = Allowed(torch.ones(3000, dtype=torch.bool), [set()])
     best = [pick.row for pick in shortlist(scores, allowed, 10)[0]]
     assert best == small[:, 0].topk(10).indices.tolist()
-    assert best != products(scores.users, vectors).topk(10).indices[0].tolist()
+    assert best != (scores.users @ vectors.T).topk(10).indices[0].tolist()
 
 
 @pytest.mark.parametrize("size", [2.0**-62, 2.0**-70, 2.0**-76])
