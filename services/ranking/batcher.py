@@ -52,11 +52,15 @@ class Ticket(Generic[Q, A]):
 
 class MicroBatcher(Generic[Q, A]):
     """`run` settles every ticket of a batch, each when it can be. When it raises, those that are left are tried alone:
-    no request fails for another.
+    no request fails for another. `cost`: how many requests' place in a batch one takes.
     """
 
-    def __init__(self, name: str, run: Callable[[Sequence[Ticket[Q, A]]], Awaitable[None]], limits: Limits) -> None:
+    def __init__(
+        self, name: str, run: Callable[[Sequence[Ticket[Q, A]]], Awaitable[None]], limits: Limits,
+        cost: Callable[[Q], int] = lambda _: 1,
+    ) -> None:  # fmt: skip
         self._run = run
+        self._cost = cost
         self._limits = limits
         self._waiting: deque[Ticket[Q, A]] = deque()
         self._wake = asyncio.Event()  # the first has arrived, or so many that a batch is full
@@ -131,8 +135,15 @@ class MicroBatcher(Generic[Q, A]):
                 self._wake.clear()
                 await self._wake.wait()
             await self._until_due()
-            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.largest))]
-        return [ticket for ticket in taken if self._still_wanted(ticket)]
+            return [ticket for ticket in self._taken() if self._still_wanted(ticket)]
+
+    def _taken(self) -> list[Ticket[Q, A]]:
+        """The oldest, at least one."""
+        taken = [self._waiting.popleft()]
+        cost = self._cost(taken[0].query)
+        while self._waiting and (cost := cost + self._cost(self._waiting[0].query)) <= self._limits.largest:
+            taken.append(self._waiting.popleft())
+        return taken
 
     async def _until_due(self) -> None:
         """Return when a batch is full, or its first has waited for long enough. Who arrives between wakes nobody."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
@@ -34,9 +34,9 @@ async def doubling() -> Doubling:
     return Doubling()
 
 
-async def started(run: Doubling, **limits: float) -> MicroBatcher[int, int]:
+async def started(run: Doubling, cost: Callable[[int], int] = lambda _: 1, **limits: float) -> MicroBatcher[int, int]:
     held = {"largest": 4, "longest_wait": 0.05, "oldest_age": 5.0, "queue": 100, **limits}
-    batcher: MicroBatcher[int, int] = MicroBatcher("test", run, Limits(**held))  # type: ignore[arg-type]
+    batcher: MicroBatcher[int, int] = MicroBatcher("test", run, Limits(**held), cost)  # type: ignore[arg-type]
     batcher.start()
     return batcher
 
@@ -58,6 +58,15 @@ async def test_requests_that_arrive_together_share_a_batch_and_get_their_own_ans
 ) -> None:
     assert await asyncio.gather(*(batcher.submit(i, soon()) for i in range(6))) == [0, 2, 4, 6, 8, 10]
     assert doubling.batches == [[0, 1, 2, 3], [4, 5]]
+
+
+async def test_a_dear_request_takes_the_place_of_others_and_is_taken_alone_where_it_costs_more_than_a_batch(
+    doubling: Doubling,
+) -> None:
+    batcher = await started(doubling, cost=lambda query: query)
+    assert await asyncio.gather(*(batcher.submit(i, soon()) for i in (3, 1, 2, 9, 1, 1))) == [6, 2, 4, 18, 2, 2]
+    assert doubling.batches == [[3, 1], [2], [9], [1, 1]]
+    await batcher.stop()
 
 
 async def test_a_lonely_request_waits_no_longer_than_the_longest_wait(batcher: MicroBatcher[int, int]) -> None:
