@@ -3,7 +3,7 @@
 Rows of `facts` and `table` are the same items in the same order. Every method runs in the inference thread.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -43,6 +43,11 @@ class Generation:
         self.facts = Facts(device)
         self.table: ItemTable | None = None
         self.codes: Codes | None = None  # of the table, on a CPU
+
+    @property
+    def row_of(self) -> Mapping[str, int]:
+        """The table's own where there is one: the model looks the same items up next, and finds them in the cache."""
+        return self.facts.row_of if self.table is None else self.table.row_of
 
     @property
     def table_bytes(self) -> int:

@@ -7,7 +7,6 @@ scatter to, so a batch costs what it holds and never a padded list.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -97,12 +96,18 @@ def user_features(
 
 
 def padded(rows: Sequence[Sequence[int]], device: str) -> tuple[Tensor, Tensor]:
-    """(B, L) int64 from column 0, and which columns are real (B, L) bool; L is at least 1."""
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    real = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
-    history = np.zeros(real.shape, np.int64)
-    history[real] = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
-    return torch.from_numpy(history).to(device), torch.from_numpy(real).to(device)
+    """See padded_rows, and which columns are real (B, L) bool."""
+    held = padded_rows(rows)
+    real = np.arange(held.shape[1]) < np.fromiter(map(len, rows), np.int64, len(rows))[:, None]
+    return torch.from_numpy(held).to(device), torch.from_numpy(real).to(device)
+
+
+def padded_rows(rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """(B, L) from column 0, and 0 behind them; L is at least 1."""
+    held = np.zeros((len(rows), max(1, max(map(len, rows), default=0))), np.int64)
+    for at, of in enumerate(rows):
+        held[at, : len(of)] = of
+    return held
 
 
 def offsets(counts: Tensor) -> Tensor:
@@ -161,21 +166,28 @@ def history_rows(user: UserState, row_of: Mapping[str, int], longest: int) -> li
     return rows[:longest][::-1]
 
 
-def _edges(
-    reviews: Iterable[Sequence[ReviewSlot]], row_of: Mapping[str, int] | None, schema: Schema, device: str
-) -> Edges:
+def opinions_of(
+    reviews: Iterable[Sequence[ReviewSlot]], row_of: Mapping[str, int] | None, schema: Schema
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(4, M): node, attribute, polarity and item of each opinion; and the opinions (M, c). See Edges."""
     index = {name: at for at, name in enumerate(schema.attributes)}
     other = len(schema.attributes) - 1
-    numbers: list[tuple[int, int, int, int]] = []
+    numbers: list[int] = []
     vectors: list[bytes] = []
     for node, slots in enumerate(reviews):
         for slot in slots:
             item = -1 if row_of is None else row_of.get(slot.other_id, -1)
             for pair in slot.pairs:
                 if len(pair.vector) == schema.opinion_dim:  # else it is of another space
-                    numbers.append((node, index.get(pair.attribute, other), pair.polarity + 1, item))
+                    numbers += node, index.get(pair.attribute, other), pair.polarity + 1, item
                     vectors.append(pair.vector)
-    table = torch.tensor(numbers, dtype=torch.int64).reshape(-1, 4).to(device)
     opinion = np.frombuffer(b"".join(vectors), np.int8).reshape(-1, schema.opinion_dim).astype(np.float32) / SCALE
-    node_, attribute, polarity, item_ = table.unbind(1)
-    return Edges(node_, attribute, torch.from_numpy(opinion).to(device), polarity, item_)
+    return np.ascontiguousarray(np.array(numbers, np.int64).reshape(-1, 4).T), opinion
+
+
+def _edges(
+    reviews: Iterable[Sequence[ReviewSlot]], row_of: Mapping[str, int] | None, schema: Schema, device: str
+) -> Edges:
+    numbers, opinion = opinions_of(reviews, row_of, schema)
+    node, attribute, polarity, item = torch.from_numpy(numbers).to(device)
+    return Edges(node, attribute, torch.from_numpy(opinion).to(device), polarity, item)

@@ -82,7 +82,7 @@ class Weights(NamedTuple):
 
 
 class Users(NamedTuple):
-    """B users as features.UserFeatures has them."""
+    """B users as features.UserFeatures has them, without torch."""
 
     history: Ints  # (B, S): rows of the table
     length: Ints  # (B,) of a history

@@ -18,7 +18,7 @@ from shared.graph.state import UserState
 from shared.models import finestream_attribution, finestream_loops
 from shared.models.attribution import Moved
 from shared.models.contract import ItemTable
-from shared.models.features import padded, user_features
+from shared.models.features import history_rows, opinions_of, padded_rows
 from shared.models.finestream_loops import Table, Users, View, Weights
 from shared.models.finestream_network import Block
 from shared.models.loops import STEP, Floats
@@ -66,7 +66,7 @@ class UserSide:
         asked, self._asked = self._asked, None
         if asked is None or not asked.of(states, table):
             asked = self._encoded(states, table)
-        picked = padded(rows, "cpu")[0].numpy()  # (B, K)
+        picked = padded_rows(rows)  # (B, K)
         counts = np.diff(asked.users.first)
         by_items = _nothing(*asked.users.history.shape, picked.shape[1])
         by_said = _nothing(len(states), max(1, counts.max()), picked.shape[1])
@@ -77,13 +77,12 @@ class UserSide:
 
     def _encoded(self, states: Sequence[UserState], table: ItemTable) -> _Asked:
         config, b = self._model.config, len(states)
-        f = user_features(states, table.row_of, config.schema, config.longest, "cpu")
-        edges = f.edges
-        first = np.searchsorted(edges.node.numpy(), np.arange(b + 1))  # edges are in order of their node
-        users = Users(
-            f.history.numpy(), f.real.sum(1).numpy(), first, edges.attribute.contiguous().numpy(),
-            edges.opinion.numpy(), edges.polarity.contiguous().numpy(), edges.item.contiguous().numpy(),
-        )  # fmt: skip
+        rows = [history_rows(state, table.row_of, config.longest) for state in states]
+        said = [state.reviews for state in states]
+        (node, attribute, polarity, item), opinion = opinions_of(said, table.row_of, config.schema)
+        first = np.searchsorted(node, np.arange(b + 1))  # opinions are in order of their node
+        length = np.fromiter(map(len, rows), np.int64, b)
+        users = Users(padded_rows(rows), length, first, attribute, opinion, polarity, item)
         m, c = users.opinion.shape
         shapes = ((m,), (m, c), (b, len(self._weights.head)), (b, config.d), users.history.shape)
         view = View(*(np.empty(shape, np.float32) for shape in (*shapes, (b, table.vectors.shape[1]))))

@@ -1,10 +1,10 @@
 """Ladder: unpack the user's state, put the context on top, and say on which rung the answer stands, and why."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from services.ranking.facts import Facts
 from services.ranking.generation import Generation
 from services.ranking.job import CACHED, FULL, POPULAR, Hydrated, Job
 from shared.graph.state import MAX_INTERACTIONS, InteractionSlot, UserState, user_from_bytes, watermark
@@ -29,7 +29,7 @@ def place(jobs: list[Job], generation: Generation, now: float) -> None:
         known = _state(job.query.user_id, job.hydrated)
         job.watermark = watermark(known)
         job.user = with_context(known, job.query.context, now)
-        job.history = known_rows(job.user, generation.facts)
+        job.history = known_rows(job.user, generation.row_of)
         job.rung, job.reason = _rung(job, generation)
 
 
@@ -46,10 +46,10 @@ def with_context(user: UserState, context: tuple[str, ...], now: float) -> UserS
     return msgspec.structs.replace(user, interactions=interactions)
 
 
-def known_rows(user: UserState, facts: Facts) -> tuple[int, ...]:
+def known_rows(user: UserState, row_of: Mapping[str, int]) -> tuple[int, ...]:
     """Rows of the items that the user met, newest first, each once."""
     met = [slot.item_id for slot in user.interactions] + [slot.other_id for slot in user.reviews]
-    rows = dict.fromkeys(map(facts.row_of.get, met))  # the first of equal ones stays
+    rows = dict.fromkeys(map(row_of.get, met))  # the first of equal ones stays
     return tuple(row for row in rows if row is not None)
 
 
