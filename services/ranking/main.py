@@ -16,7 +16,7 @@ from services.ranking.graph import Graph
 from services.ranking.inference import Inference, device_of
 from services.ranking.memory import Memory
 from services.ranking.pipeline import Pipeline
-from services.ranking.rehearsal import rehearse
+from services.ranking.rehearsal import compile_loops, rehearse
 from services.ranking.requests import Arrangement
 from services.ranking.servicer import Ranking
 from services.ranking.settings import RankingSettings
@@ -81,6 +81,8 @@ class Service:
 
     async def start(self, heart: Callable[[str], Heartbeat]) -> None:
         """Return when a request can be answered well: the catalogue is read and encoded, the model warm."""
+        if self.inference.device == "cpu":
+            await self.inference.run(compile_loops)
         await kafka.ensure_topics(self.settings.kafka)
         await self.producer.start()
         await self.feed.start(heart("feed"))

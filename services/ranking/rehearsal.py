@@ -5,19 +5,31 @@ from typing import Final
 
 import torch
 
-from services.ranking.generation import Generation
+from services.ranking.generation import Generation, Release
 from services.ranking.job import Job, Pick
 from services.ranking.requests import Query
 from services.ranking.stages import score, select
 from services.ranking.stages.allowed import Allowed
 from services.ranking.stages.scan import scan
-from shared.graph.state import InteractionSlot, UserState
+from shared.graph.state import InteractionSlot, ItemNode, UserState
 from shared.models.attribution import Attributing
+from shared.models.finestream import Finestream
 
 HISTORY: Final = 3
 BATCHES: Final = (1, 8)
 K: Final = 10
 TILE_ITEMS: Final = 1 << 14
+
+
+def compile_loops() -> None:
+    """What a finestream runs, compiled: some 15 s where no process of this machine has done so before.
+
+    Later it would hold up those who are ranked meanwhile.
+    """
+    items = [f"rehearsal:{n}" for n in range(HISTORY)]
+    generation = Generation(Release(model=Finestream.made_up(items)))
+    generation.put([ItemNode(item) for item in items])
+    rehearse(generation)
 
 
 def rehearse(generation: Generation) -> None:

@@ -24,6 +24,7 @@ from shared.models.contract import WEIGHTS_FILE, ItemTable, read_config, write_c
 from shared.models.features import Schema, UserFeatures, item_features, user_features
 from shared.models.finestream_network import Config, Network
 from shared.models.finestream_serving import UserSide
+from shared.models.loops import STEP
 from shared.models.neighbours import Neighbours, nobody
 
 IDS_FILE: Final = "ids.json"
@@ -93,6 +94,14 @@ class Finestream:
         if self.network.training:
             self.network.eval()
 
+    @classmethod
+    def made_up(cls, items: Sequence[str]) -> "Finestream":
+        """As small as can be, of nothing, as it is served: a rehearsal of what all have in common."""
+        config = Config(Schema(1, 1, ("other",)), d=2 * STEP, rank=1)
+        model = cls("", config, items, Network(config, len(items)))
+        model.served()
+        return model
+
     def id_rows(self, item_ids: Sequence[str]) -> Tensor:
         """Rows of the ID table (N,); 0 for an item that training has not met."""
         return torch.tensor([self.row_of.get(i, 0) for i in item_ids], dtype=torch.int64, device=self.device)
@@ -117,6 +126,9 @@ class Finestream:
         factors, mean, from_text = (tensors[f"neighbours.{name}"] for name in NEIGHBOUR_TENSORS)
         neighbours = Neighbours(factors, mean, from_text, config.sure)
         model = cls(stored["space"], config, ids, network, neighbours, device)
-        if UserSide.fits(model):
-            model._user_side = UserSide(model)
+        model.served()
         return model
+
+    def served(self) -> None:
+        """From here on it no longer learns, and users are encoded by compiled loops where they can be."""
+        self._user_side = UserSide(self) if UserSide.fits(self) else None

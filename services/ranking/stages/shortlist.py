@@ -92,7 +92,7 @@ def _bound(
             beside = of_norm * held[row] + of_residual * left[row] + inverse * added[row]
             value = one * np.float32(products[row]) + beside
             value = value if value == value else np.float32(np.inf)  # else it is NaN
-            bound[row] = value if may[row] else np.float32(-np.inf)
+            bound[row] = max(value, np.float32(-LARGEST)) if may[row] else np.float32(-np.inf)
 
 
 @exact
