@@ -166,7 +166,7 @@ async def compose(runtime: Runtime[RankingSettings]) -> None:
         health.ready()
         await service.work(heart)
 
-    server = await rpc.serve(settings, "ranking", register, [NAME], health, servicer.admit)
+    server = await rpc.serve(settings, "ranking", register, [NAME], health, servicer.admit, settings.pending_calls)
     work = asyncio.create_task(serve())
     stopping = asyncio.create_task(runtime.stopping.wait())
     await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -2,6 +2,8 @@
 
 import asyncio
 import subprocess
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from shared import errors, rpc, rpc_edge
 from shared.pb.finestream.v1 import extractor_pb2, extractor_pb2_grpc
 from shared.service import Health, WrongSetting
 from shared.settings import GrpcSettings, ServiceSettings
-from tests.parts import free_port
+from tests.parts import free_port, until
 
 NAME = "finestream.v1.ExtractorService"
 
@@ -32,14 +34,16 @@ class Raising(extractor_pb2_grpc.ExtractorServiceServicer):
 
 
 @asynccontextmanager
-async def serving(admit: rpc_edge.Admit | None = None, **grpc_settings: Any) -> AsyncIterator[tuple[str, Health]]:
+async def serving(
+    admit: rpc_edge.Admit | None = None, pending: int = rpc.PENDING, **grpc_settings: Any
+) -> AsyncIterator[tuple[str, Health]]:
     health = Health()
 
     def register(server: Any) -> None:
         extractor_pb2_grpc.add_ExtractorServiceServicer_to_server(Raising(), server)
 
     settings = ServiceSettings(grpc=GrpcSettings(**grpc_settings))
-    server = await rpc.serve(settings, "example", register, [NAME], health, admit)
+    server = await rpc.serve(settings, "example", register, [NAME], health, admit, pending)
     try:
         yield f"127.0.0.1:{server.port}", health
     finally:
@@ -52,6 +56,26 @@ async def extract(address: str, text: str, **settings: Any) -> str:
             extractor_pb2.ExtractRequest(text=text), timeout=5
         )
         return answer.extractor
+
+
+async def test_of_calls_that_the_event_loop_has_not_taken_those_that_are_far_too_many_end_without_it() -> None:
+    codes: Counter[grpc.StatusCode] = Counter()
+    ended = threading.Event()
+
+    def note(call: Any) -> None:
+        codes[call.code()] += 1
+        ended.set()
+
+    async with serving(pending=4) as (address, _):
+        with grpc.insecure_channel(address) as channel:
+            extract_ = extractor_pb2_grpc.ExtractorServiceStub(channel).Extract
+            calls = [extract_.future(extractor_pb2.ExtractRequest(text="t"), timeout=30) for _ in range(60)]
+            for call in calls:
+                call.add_done_callback(note)
+            assert ended.wait(30)  # while the loop stands still
+            assert set(codes) == {grpc.StatusCode.CANCELLED}
+            await until(lambda: codes.total() == len(calls), 30, "all calls end")
+    assert set(codes) == {grpc.StatusCode.CANCELLED, grpc.StatusCode.OK}
 
 
 @pytest.mark.parametrize(("kind", "code"), [(k.__name__, c) for k, c in rpc_edge.STATUS_OF.items()])
