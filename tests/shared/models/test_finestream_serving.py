@@ -13,7 +13,7 @@ from msgspec import structs
 from shared.graph.state import UserState
 from shared.models.finestream import Finestream
 from shared.models.finestream_network import Config, Network
-from shared.models.neighbours import nobody
+from shared.models.neighbours import Neighbours
 from tests.shared.models.worlds import CONFIG, SPACE, START, states
 
 
@@ -24,17 +24,20 @@ def made(config: Config, seed: int, folder: Path) -> Finestream:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.5)
-    ids = [f"i{n}" for n in range(8)]
-    Finestream(SPACE, config, ids, network, nobody(config.rank, 8, config.schema.embedding_dim)).save(folder)
+    e, r = config.schema.embedding_dim, config.rank
+    near = Neighbours(torch.randn(9, r), torch.randn(e), torch.randn(e, r), config.sure)
+    Finestream(SPACE, config, [f"i{n}" for n in range(8)], network, near).save(folder)
     return Finestream.read(folder)
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), users=st.integers(1, 9), opinions=st.booleans())
+@given(
+    seed=st.integers(0, 10_000), users=st.integers(1, 9), opinions=st.booleans(), decay=st.sampled_from([1.0, 0.8])
+)  # fmt: skip
 def test_the_served_user_side_gives_the_networks_numbers_and_tells_the_same_of_what_moved_scores(
-    seed: int, users: int, opinions: bool, tmp_path_factory: pytest.TempPathFactory
+    seed: int, users: int, opinions: bool, decay: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    model = made(replace(CONFIG, opinions=opinions), seed, tmp_path_factory.mktemp("model"))
+    model = made(replace(CONFIG, opinions=opinions, decay=decay), seed, tmp_path_factory.mktemp("model"))
     known, items = states(seed, users)
     chance = random.Random(seed)
     asked = [
