@@ -103,7 +103,7 @@ def publish(url: str, folder: Path, meta: Meta, keep: int = KEEP, *, current: bo
         raise
     if current:
         store.replace(CURRENT, _encode(Current(version, meta.data_timestamp, created_at)))
-    _retain(store, version, keep, spared=_current(url))
+    _retain(store, version, keep, spared=version if current else _current(url))
     return version
 
 

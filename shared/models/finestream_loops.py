@@ -140,14 +140,14 @@ def _cross(
     the table stands in, as in the network."""
     d, rows = x.shape[2], up_to_step(count)
     for of in range(2):
-        for at in range(rows):
+        for at in range(count, rows):
             for o in range(d):
                 x[of, at, o] = ZERO
         for at in range(count):
             vector, position, placed = table.vectors[history[at]], w.position[count - 1 - at], x[of, at]
             for o in range(d):
                 placed[o] = vector[of * d + o] + position[o]
-        fill(asked[of], 0, rows, w.into_shift[of])
+        fill(asked[of], rows, w.into_shift[of])
         add_product(x[of], 0, w.into[of], 0, asked[of], 0, rows, d, 3 * d)
     for of in range(2):
         attend_causally(asked[of], asked[1 - of], rows, w.heads, keys, scores, met)

@@ -64,11 +64,11 @@ def up_to_step(count: int) -> int:
 
 
 @native
-def fill(y: Floats, y_from: int, rows: int, row: Floats) -> None:
-    """Each of the first rows of y, from a column on, becomes `row`."""
+def fill(y: Floats, rows: int, row: Floats) -> None:
+    """Each of the first rows of y becomes `row`."""
     for at in range(rows):
         for o in range(len(row)):
-            y[at, y_from + o] = row[o]
+            y[at, o] = row[o]
 
 
 @native
