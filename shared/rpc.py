@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from shared import logs
 from shared.access import HEALTH, Access
-from shared.rpc_edge import Admit, Edge
+from shared.rpc_edge import Edge
 from shared.service import Health, WrongSetting
 from shared.settings import GrpcSettings, ServiceSettings
 from shared.watched_file import BadFile
@@ -38,7 +38,6 @@ RETRIES: Final = {
     "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
 }  # fmt: skip
 BALANCING: Final[dict[str, Any]] = {"loadBalancingConfig": [{"round_robin": {}}]}
-PENDING: Final = 1_000  # gRPC's own
 LONGEST_RECONNECT_MS: Final = 5_000  # gRPC's own two minutes are how late a service that is back would be found
 
 
@@ -65,47 +64,46 @@ async def serve(
     register: Callable[[Any], None],
     service_names: Sequence[str],
     health: Health,
-    admit: Admit | None = None,
-    pending: int = PENDING,
 ) -> Server:
     """Open the service's gRPC port. Health answers NOT_SERVING until `health.ready()`.
-
-    `admit(method, context)` may refuse a call of the service's own by raising before its message is parsed. Of calls
-    that the event loop has not taken yet gRPC ends some beyond `pending`, and all beyond twice as many, as CANCELLED,
-    which costs no Python.
 
     Raises WrongSetting when the port is taken, or a TLS file or the file of tokens cannot be read.
     """
     options = settings.grpc
-    access = _access(options)
-    edge = Edge(access, service_names, admit)
+    access = access_of(options)
+    edge = Edge(access)
     register(edge)
     servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, edge)
     reflected = ReflectionServicer([*service_names, HEALTH, reflection.SERVICE_NAME])
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, edge)
-    server = grpc.aio.server(
-        handlers=[edge],
-        options=[
-            *KEEPALIVE,
-            ("grpc.max_receive_message_length", options.max_message_bytes),
-            ("grpc.max_send_message_length", options.max_message_bytes),
-            ("grpc.so_reuseport", int(settings.shared_port)),
-            ("grpc.server.max_pending_requests", pending),
-            ("grpc.server.max_pending_requests_hard_limit", 2 * pending),
-        ],
-    )
-    address = f"{settings.host}:{settings.port}"
-    try:
-        credentials = _server_credentials(options)
-        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
-    except (RuntimeError, OSError) as error:
-        raise WrongSetting(f"gRPC port {address}: {error}") from None
+    server = grpc.aio.server(handlers=[edge], options=server_options(options, settings.shared_port))
+    port = bind(server, f"{settings.host}:{settings.port}", options)
     await server.start()
     following = _follow_tokens(access, health, settings.progress_timeout_seconds)
     _follow(health, servicer, service_names)
     log.info("gRPC port open", name=name, host=settings.host, port=port, tls=bool(options.tls_certificate))
     return Server(server, port, servicer, following)
+
+
+def server_options(options: GrpcSettings, shared_port: bool) -> list[tuple[str, int]]:
+    """Of a server, of either of grpc's kinds."""
+    return [
+        *KEEPALIVE,
+        ("grpc.max_receive_message_length", options.max_message_bytes),
+        ("grpc.max_send_message_length", options.max_message_bytes),
+        ("grpc.so_reuseport", int(shared_port)),
+    ]
+
+
+def bind(server: Any, address: str, options: GrpcSettings) -> int:
+    """The port of a server of either kind, with TLS where there is a certificate. Raises WrongSetting."""
+    try:
+        credentials = _server_credentials(options)
+        added: int = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except (RuntimeError, OSError) as error:
+        raise WrongSetting(f"gRPC port {address}: {error}") from None
+    return added
 
 
 def channel(address: str, settings: GrpcSettings, *, retries: bool = False) -> grpc.aio.Channel:
@@ -152,7 +150,8 @@ def _channel_credentials(settings: GrpcSettings) -> grpc.ChannelCredentials:
     )
 
 
-def _access(settings: GrpcSettings) -> Access:
+def access_of(settings: GrpcSettings) -> Access:
+    """Raises WrongSetting."""
     try:
         return Access(settings)
     except BadFile as error:

@@ -1,4 +1,4 @@
-"""What every call passes at a server: its token's grant, the service's admission, parsing, time, errors as statuses."""
+"""What every call passes at a server: its token's grant, parsing, time, errors as statuses."""
 
 import asyncio
 import time
@@ -24,22 +24,19 @@ STATUS_OF: Final[dict[type[errors.FinestreamError], grpc.StatusCode]] = {
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
-Admit = Callable[[str, Any], None]
 Parse = Callable[[bytes], Any]
 Handle = Callable[[Any, Any], Awaitable[Any]]
 
 
 class Edge(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
-    """Checks the grant, asks `admit`, times the call, and turns our errors into status codes with a sentence.
+    """Checks the grant, times the call, and turns our errors into status codes with a sentence.
 
     The one handler of a server: services are added to it as to a grpc.aio.Server. An interceptor would do the same
     through two coroutines more a call.
     """
 
-    def __init__(self, access: Access, service_names: Sequence[str] = (), admit: Admit | None = None) -> None:
+    def __init__(self, access: Access) -> None:
         self._access = access
-        self._own = frozenset(service_names)
-        self._admit = admit
         self._added: list[Any] = []
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
@@ -74,15 +71,12 @@ class Edge(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the 
 
     def _wrapped(self, inner: Handle, method: str, grant: Grant) -> Handle:
         seconds_of = cache(partial(metrics.RPC_SECONDS.labels, method))  # by the status; labels() is slow
-        service = _service_of(method)
-        admit = self._admit if service in self._own else None
+        service = service_of(method)
 
         async def call(request: Any, context: Any) -> Any:
             started, code = time.perf_counter(), grpc.StatusCode.OK
             try:
                 grant.admit(service)
-                if admit:
-                    admit(method, context)
                 return await inner(request, context)
             except errors.FinestreamError as error:
                 code = STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
@@ -102,13 +96,15 @@ class Edge(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the 
         return call
 
 
-def _service_of(method: str) -> str:
+def service_of(method: str) -> str:
     return method[1:].partition("/")[0]
 
 
-# Parsed here and not by gRPC: later, so that who is refused costs no more, and with a sentence where it fails.
-def _parsed(data: bytes, parse: Parse, grant: Grant) -> Any:
-    grant.check_size(data)
+def parsed(data: bytes, parse: Parse) -> Any:
+    """Here and not by gRPC: later, so that who is refused costs no more, and with a sentence where it fails.
+
+    Raises InvalidRequest.
+    """
     try:
         return parse(data)
     except DecodeError:
@@ -117,7 +113,8 @@ def _parsed(data: bytes, parse: Parse, grant: Grant) -> Any:
 
 def _parsing(inner: Handle, parse: Parse, grant: Grant) -> Handle:
     async def call(data: bytes, context: Any) -> Any:
-        return await inner(_parsed(data, parse, grant), context)
+        grant.check_size(data)
+        return await inner(parsed(data, parse), context)
 
     return call
 
@@ -129,7 +126,8 @@ def _parsing_stream(inner: Handle, parse: Parse, grant: Grant) -> Handle:
         async for data in stream:
             await grant.pace()
             grant.check_held()
-            yield _parsed(data, parse, grant)
+            grant.check_size(data)
+            yield parsed(data, parse)
 
     async def call(stream: AsyncIterator[bytes], context: Any) -> Any:
         return await inner(messages(stream), context)
@@ -140,7 +138,7 @@ def _parsing_stream(inner: Handle, parse: Parse, grant: Grant) -> Handle:
 def _opened(handler: Any, method: str, grant: Grant) -> Any:
     """Reflection and health watch, which are checked when they begin."""
     try:
-        grant.admit(_service_of(method))
+        grant.admit(service_of(method))
     except errors.FinestreamError as error:
         return _refusing(handler, STATUS_OF[type(error)], str(error))
     return handler

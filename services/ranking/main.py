@@ -26,6 +26,7 @@ from services.ranking.stages.side_effect import Impressions
 from services.ranking.swapper import Swapper
 from services.ranking.user_cache import UserCache
 from shared import kafka, logs, rpc
+from shared.door.calls import open_door
 from shared.errors import DeadlineExceeded, Overloaded, Unavailable
 from shared.hardware import cores
 from shared.pb.finestream.v1 import ranking_pb2_grpc
@@ -34,7 +35,6 @@ from shared.service import Heartbeat, Runtime, run
 from shared.settings import read
 from shared.watched_file import WatchedFile
 
-NAME = "finestream.v1.RankingService"
 READS_AT_ONCE = 2  # calls of graph_updater: the next need not wait for one that is slow
 PULSE_SECONDS = 1.0
 GRACE_SECONDS = 5.0
@@ -166,15 +166,16 @@ async def compose(runtime: Runtime[RankingSettings]) -> None:
         health.ready()
         await service.work(heart)
 
-    server = await rpc.serve(settings, "ranking", register, [NAME], health, servicer.admit, settings.pending_calls)
-    work = asyncio.create_task(serve())
+    door = await open_door(settings, "ranking", register, health, settings.places, servicer.admit)
+    work, lost = asyncio.create_task(serve()), asyncio.create_task(door.lost())
     stopping = asyncio.create_task(runtime.stopping.wait())
-    await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({work, lost, stopping}, return_when=asyncio.FIRST_COMPLETED)
     health.not_ready("stopping")
-    await server.stop(GRACE_SECONDS)
+    lost.cancel()
+    await door.stop(GRACE_SECONDS)
     stopping.cancel()
     work.cancel()
-    results = await asyncio.gather(work, return_exceptions=True)
+    results = await asyncio.gather(work, lost, return_exceptions=True)
     await service.stop()
     for result in results:
         if isinstance(result, Exception):

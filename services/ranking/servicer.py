@@ -36,7 +36,7 @@ class Ranking(ranking_pb2_grpc.RankingServiceServicer):
         self._max_bytes = max_bytes
         self._arrangement = arrangement
 
-    def admit(self, _method: str, context: Any) -> None:
+    def admit(self, context: Any) -> None:
         """Refuse what is not to be begun, before the message is parsed."""
         self._pipeline.admit(self._deadline(context))
 

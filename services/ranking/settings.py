@@ -34,9 +34,7 @@ class RankingSettings(ServiceSettings):
     batch_size: int = Field(64, ge=1, le=1000, description="the most requests of one inference")
     batch_wait_seconds: float = Field(0.002, ge=0, le=1, description="how long a request waits for company")
     queue_limit: int = Field(1024, ge=1, le=1_000_000, description="requests that wait; one more is refused at once")
-    pending_calls: int = Field(
-        128, ge=1, le=1_000_000, description="calls not taken yet; of more gRPC itself ends some, as CANCELLED"
-    )
+    places: int = Field(192, ge=1, le=10_000, description="calls worked on or waiting; one more is refused at the door")
     queue_age_seconds: float = Field(2.0, gt=0, le=60, description="a request that has waited for longer is refused")
     hydrate_timeout_seconds: float = Field(
         0.25, gt=0, le=60, description="graph_updater is given this long before the last known state of a user is used"

@@ -24,6 +24,13 @@ def split() -> tuple[set[int], set[int]]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of all threads (proc_pid_stat(5))."""
+    """User and system time of all threads of a process and of those that it has started (proc_pid_stat(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(cpu_seconds(child) for child in _children(pid))
+
+
+def _children(pid: int) -> list[int]:
+    """Threads start processes, too."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]

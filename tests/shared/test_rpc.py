@@ -1,13 +1,11 @@
-"""shared/rpc.py: errors become status codes with a sentence; tokens, TLS and health hold at every port."""
+"""shared/rpc.py and shared/door: errors become status codes with a sentence; tokens, TLS and health hold at every port."""
 
 import asyncio
 import subprocess
-import threading
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import grpc
 import pytest
@@ -15,11 +13,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import SecretStr
 
 from shared import errors, rpc, rpc_edge
+from shared.door.calls import open_door
 from shared.pb.finestream.v1 import extractor_pb2, extractor_pb2_grpc
 from shared.service import Health, WrongSetting
 from shared.settings import GrpcSettings, ServiceSettings
-from tests.parts import free_port, until
+from tests.parts import free_port
+from tests.shared.door.doors import with_settings
 
+PLACES = 8
 NAME = "finestream.v1.ExtractorService"
 
 
@@ -33,17 +34,29 @@ class Raising(extractor_pb2_grpc.ExtractorServiceServicer):
         return extractor_pb2.ExtractResponse(extractor=request.text)
 
 
-@asynccontextmanager
-async def serving(
-    admit: rpc_edge.Admit | None = None, pending: int = rpc.PENDING, **grpc_settings: Any
-) -> AsyncIterator[tuple[str, Health]]:
-    health = Health()
+Way = Literal["in the service", "by its door"]
 
+
+@pytest.fixture(params=get_args(Way))
+def way(request: pytest.FixtureRequest) -> Way:
+    """Of opening a gRPC port: what holds for one holds for the other."""
+    given: Way = request.param
+    return given
+
+
+async def opened(way: Way, settings: ServiceSettings, health: Health) -> Any:
     def register(server: Any) -> None:
         extractor_pb2_grpc.add_ExtractorServiceServicer_to_server(Raising(), server)
 
-    settings = ServiceSettings(grpc=GrpcSettings(**grpc_settings))
-    server = await rpc.serve(settings, "example", register, [NAME], health, admit, pending)
+    if way == "by its door":
+        return await open_door(settings, "example", register, health, PLACES, begin=with_settings(settings.grpc))
+    return await rpc.serve(settings, "example", register, [NAME], health)
+
+
+@asynccontextmanager
+async def serving(way: Way, **grpc_settings: Any) -> AsyncIterator[tuple[str, Health]]:
+    health = Health()
+    server = await opened(way, ServiceSettings(grpc=GrpcSettings(**grpc_settings)), health)
     try:
         yield f"127.0.0.1:{server.port}", health
     finally:
@@ -58,68 +71,33 @@ async def extract(address: str, text: str, **settings: Any) -> str:
         return answer.extractor
 
 
-async def test_of_calls_that_the_event_loop_has_not_taken_those_that_are_far_too_many_end_without_it() -> None:
-    codes: Counter[grpc.StatusCode] = Counter()
-    ended = threading.Event()
-
-    def note(call: Any) -> None:
-        codes[call.code()] += 1
-        ended.set()
-
-    async with serving(pending=4) as (address, _):
-        with grpc.insecure_channel(address) as channel:
-            extract_ = extractor_pb2_grpc.ExtractorServiceStub(channel).Extract
-            calls = [extract_.future(extractor_pb2.ExtractRequest(text="t"), timeout=30) for _ in range(60)]
-            for call in calls:
-                call.add_done_callback(note)
-            assert ended.wait(30)  # while the loop stands still
-            assert set(codes) == {grpc.StatusCode.CANCELLED}
-            await until(lambda: codes.total() == len(calls), 30, "all calls end")
-    assert set(codes) == {grpc.StatusCode.CANCELLED, grpc.StatusCode.OK}
-
-
 @pytest.mark.parametrize(("kind", "code"), [(k.__name__, c) for k, c in rpc_edge.STATUS_OF.items()])
-async def test_every_error_of_ours_has_its_status_code_and_keeps_its_sentence(kind: str, code: Any) -> None:
-    async with serving() as (address, _):
+async def test_every_error_of_ours_has_its_status_code_and_keeps_its_sentence(way: Way, kind: str, code: Any) -> None:
+    async with serving(way) as (address, _):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await extract(address, kind)
     assert (caught.value.code(), caught.value.details()) == (code, "a sentence")
 
 
-async def test_a_defect_is_internal_and_tells_nothing() -> None:
-    async with serving() as (address, _):
+async def test_a_defect_is_internal_and_tells_nothing(way: Way) -> None:
+    async with serving(way) as (address, _):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await extract(address, "ValueError")
     assert caught.value.code() == grpc.StatusCode.INTERNAL
     assert "a sentence" not in caught.value.details()
 
 
-async def test_what_is_not_admitted_is_refused_before_its_message_is_parsed() -> None:
-    def admit(method: str, _context: Any) -> None:
-        asked.append(method)
-        raise errors.Overloaded("too much")
-
-    asked: list[str] = []
-    async with serving(admit) as (address, _), grpc.aio.insecure_channel(address) as channel:
-        for message in (b"", b"no message at all"):
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary(f"/{NAME}/Extract")(message, timeout=5)
-            assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too much")
-        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
-    assert asked == [f"/{NAME}/Extract"] * 2
-
-
 @pytest.mark.parametrize("method", [f"/{NAME}/Nothing", "/nobody/Extract", "nothing"])
-async def test_what_nobody_serves_is_unimplemented_however_often_it_is_asked_for(method: str) -> None:
-    async with serving() as (address, _), grpc.aio.insecure_channel(address) as channel:
+async def test_what_nobody_serves_is_unimplemented_however_often_it_is_asked_for(way: Way, method: str) -> None:
+    async with serving(way) as (address, _), grpc.aio.insecure_channel(address) as channel:
         for _ in range(2):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await channel.unary_unary(method)(b"", timeout=5)
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_message_that_cannot_be_parsed_is_the_callers_mistake() -> None:
-    async with serving() as (address, _), grpc.aio.insecure_channel(address) as channel:
+async def test_a_message_that_cannot_be_parsed_is_the_callers_mistake(way: Way) -> None:
+    async with serving(way) as (address, _), grpc.aio.insecure_channel(address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary(f"/{NAME}/Extract")(b"no message at all", timeout=5)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -127,16 +105,19 @@ async def test_a_message_that_cannot_be_parsed_is_the_callers_mistake() -> None:
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "secret "])
-async def test_without_the_right_token_nothing_is_served(token: str) -> None:
-    async with serving(token=SecretStr("secret")) as (address, _):
+async def test_without_the_right_token_nothing_is_served(way: Way, token: str) -> None:
+    async with serving(way, token=SecretStr("secret")) as (address, _):
         assert await extract(address, "hello", token=SecretStr("secret")) == "hello"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await extract(address, "hello", token=SecretStr(token))
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_health_needs_no_token_and_says_serving_only_when_ready() -> None:
-    async with serving(token=SecretStr("secret")) as (address, health), grpc.aio.insecure_channel(address) as channel:
+async def test_health_needs_no_token_and_says_serving_only_when_ready(way: Way) -> None:
+    async with (
+        serving(way, token=SecretStr("secret")) as (address, health),
+        grpc.aio.insecure_channel(address) as channel,
+    ):
         stub = health_pb2_grpc.HealthStub(channel)
 
         async def status(name: str) -> int:
@@ -154,17 +135,17 @@ async def test_health_needs_no_token_and_says_serving_only_when_ready() -> None:
         await becomes(health_pb2.HealthCheckResponse.NOT_SERVING)
 
 
-async def test_a_taken_port_is_a_wrong_setting() -> None:
-    async with serving() as (address, _):
+async def test_a_taken_port_is_a_wrong_setting(way: Way) -> None:
+    async with serving(way) as (address, _):
         settings = ServiceSettings(port=int(address.rsplit(":", 1)[1]))
         with pytest.raises(WrongSetting, match="gRPC port"):
-            await rpc.serve(settings, "second", lambda server: None, [], Health())
+            await opened(way, settings, Health())
 
 
-async def test_a_port_is_shared_where_both_say_so() -> None:
+async def test_a_port_is_shared_where_both_say_so(way: Way) -> None:
     port = free_port()
     settings = ServiceSettings(port=port, shared_port=True)
-    servers = [await rpc.serve(settings, which, lambda server: None, [], Health()) for which in ("first", "second")]
+    servers = [await opened(way, settings, Health()) for _ in range(2)]
     try:
         assert [server.port for server in servers] == [port, port]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -203,11 +184,13 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     return folder.joinpath
 
 
-async def test_mtls_serves_those_with_a_certificate_and_nobody_else(certificates: Callable[[str], Path]) -> None:
+async def test_mtls_serves_those_with_a_certificate_and_nobody_else(
+    way: Way, certificates: Callable[[str], Path]
+) -> None:
     ca = certificates("ca.pem")
     server = {"tls_certificate": certificates("server.pem"), "tls_key": certificates("server.key"), "tls_ca": ca}
     client = {"tls_certificate": certificates("client.pem"), "tls_key": certificates("client.key"), "tls_ca": ca}
-    async with serving(**server, mtls=True) as (address, _):
+    async with serving(way, **server, mtls=True) as (address, _):
         assert await extract(address, "hello", **client, mtls=True) == "hello"
         for stranger in ({"tls_ca": ca}, {}):
             with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -23,15 +23,18 @@ from services.ranking.servicer import Ranking
 from services.ranking.similar import Similar
 from services.ranking.stages.hydrate import Hydrate
 from services.ranking.user_cache import UserCache
+from shared.door.calls import open_door
 from shared.events import ItemState
 from shared.graph.state import ItemNode
 from shared.pb.finestream.v1 import ranking_pb2, ranking_pb2_grpc
-from shared.rpc import channel, serve
+from shared.rpc import channel
 from shared.service import Health
 from shared.settings import GrpcSettings, ServiceSettings
 from tests.services.ranking.doubles import DotModel, GraphDouble, item_of, serving, user_of
+from tests.shared.door.doors import in_threads
 
 SECONDS = 5.0
+PLACES = 64
 
 
 @dataclass
@@ -67,7 +70,7 @@ class World:
 
 @asynccontextmanager
 async def served(world: World) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to RankingService over the world, at the edge that every service has."""
+    """A channel to RankingService over the world, through its door, whose threads are this process's."""
     health = Health()
     servicer = Ranking(
         world.pipeline,
@@ -79,16 +82,14 @@ async def served(world: World) -> AsyncIterator[grpc.aio.Channel]:
         arrangement=BY_SCORE,
     )
 
-    def register(server: grpc.aio.Server) -> None:
+    def register(server: Any) -> None:
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
 
-    server = await serve(
-        ServiceSettings(), "ranking", register, ["finestream.v1.RankingService"], health, servicer.admit
-    )
+    door = await open_door(ServiceSettings(), "ranking", register, health, PLACES, servicer.admit, in_threads)
     health.ready()
-    async with channel(f"127.0.0.1:{server.port}", GrpcSettings()) as connection:
+    async with channel(f"127.0.0.1:{door.port}", GrpcSettings()) as connection:
         yield connection
-    await server.stop(0)
+    await door.stop(0)
 
 
 def state_of(node: ItemNode, changes: Sequence[tuple[str, float]] = ()) -> ItemState:

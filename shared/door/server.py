@@ -1,0 +1,177 @@
+"""The door itself: grpc's own server, whose threads hand each call to the service and wait for the answer.
+
+Not grpc.aio: that one takes five times as long to refuse a call.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
+
+import grpc
+import msgspec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME, ReflectionServicer
+from prometheus_client import Counter
+
+from shared import errors, metrics, rpc
+from shared.access import HEALTH, Grant
+from shared.door.frames import OPENED, READY, STOP, TOLD, pack
+from shared.door.line import Line
+from shared.rpc_edge import STATUS_OF, service_of
+from shared.settings import GrpcSettings
+
+TOLD_SECONDS: Final = 0.5
+CODE_OF: Final = {code.value[0]: code for code in grpc.StatusCode}
+OK: Final = grpc.StatusCode.OK.value[0]
+COUNTED: Final[Sequence[Counter]] = (metrics.RPC_REFUSED, metrics.TOKENS_FAILURES)
+Counts = list[tuple[int, dict[str, str], float]]  # of COUNTED: which, labels, how many more
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """Which door is to be opened. `places`: calls at a time; one more is refused."""
+
+    host: str
+    port: int
+    shared_port: bool
+    places: int
+    services: tuple[str, ...]
+    methods: tuple[str, ...]  # /service/Method; the service knows each by its place here
+
+
+class Door(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
+    """`counted`: what is counted in this process and shown by the service.
+
+    Raises WrongSetting where TLS or tokens cannot be read, or the port is taken.
+    """
+
+    def __init__(
+        self, opening: Opening, options: GrpcSettings, line: Line, counted: Sequence[Counter] = COUNTED
+    ) -> None:
+        self._line = line
+        self._counted = counted
+        self._access = rpc.access_of(options)
+        self._services = opening.services
+        self._numbers = {method: number for number, method in enumerate(opening.methods)}
+        self._added: list[Any] = []
+        self._health = HealthServicer()
+        self._grace: float | None = None
+        self._ended = threading.Event()
+        self._told: dict[tuple[int, tuple[tuple[str, str], ...]], float] = {}
+        self._pool = _Places(opening.places)
+        self._called = self._refused = 0  # calls of what is served, and those of them that found no place
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            ReflectionServicer([*opening.services, HEALTH, SERVICE_NAME]), self
+        )
+        self._server = grpc.server(
+            self._pool, handlers=[self], options=rpc.server_options(options, opening.shared_port),
+            maximum_concurrent_rpcs=opening.places,
+        )  # fmt: skip
+        self.port = rpc.bind(self._server, f"{opening.host}:{opening.port}", options)
+
+    def run(self) -> None:
+        """Serve until the service says stop, or has gone."""
+        self._show(False)
+        self._server.start()
+        self._line.send(pack(OPENED, body=str(self.port).encode()))
+        hearing = threading.Thread(target=self._hear, name="hear", daemon=True)
+        hearing.start()
+        file, poll = self._access.file, self._access.poll_seconds
+        while not self._ended.wait(min(TOLD_SECONDS, poll)):
+            if file is not None:
+                file.look()
+            self._tell()
+        self._health.enter_graceful_shutdown()
+        self._server.stop(self._grace).wait()
+        if self._grace is not None:
+            self._tell()
+        self._line.close()
+        hearing.join()
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
+        self._added += handlers
+
+    def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Any]) -> None:
+        """Generated code adds the same handlers in both ways."""
+
+    def service(self, details: Any) -> Any:
+        """What serves a call; None where nothing does. grpc asks before it looks whether there is a place."""
+        method = details.method
+        grant = self._access.grant(dict(details.invocation_metadata or ()).get("authorization", ""))
+        try:
+            grant.admit(service_of(method))
+        except errors.FinestreamError as error:
+            self._called += 1
+            return grpc.stream_stream_rpc_method_handler(partial(_refuse, error))  # which reads no message
+        handler = grant.edged.get(method) or self._found(method, grant, details)
+        if handler is not None:
+            self._called += 1
+            grant.edged[method] = handler
+        return handler
+
+    def _found(self, method: str, grant: Grant, details: Any) -> Any:
+        number = self._numbers.get(method)
+        if number is not None:
+            return grpc.unary_unary_rpc_method_handler(partial(self._ask, number, grant))
+        return next(filter(None, (added.service(details) for added in self._added)), None)
+
+    def _ask(self, number: int, grant: Grant, message: bytes, context: Any) -> bytes:
+        try:
+            grant.check_size(message)
+        except errors.InvalidRequest as error:
+            _refuse(error, message, context)
+        ticket = self._line.ask(number, message, context.time_remaining(), context.add_callback)
+        if ticket.status > OK:
+            context.abort(CODE_OF[ticket.status], ticket.body.decode())
+        return ticket.body  # of a call that has ended nobody reads it
+
+    def _hear(self) -> None:
+        for kind, _, number, body in self._line.heard():
+            if kind == READY:
+                self._show(bool(number))
+            elif kind == STOP:
+                self._grace = float(body)
+                self._ended.set()
+        self._ended.set()
+
+    def _show(self, ready: bool) -> None:
+        serving = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *self._services):
+            self._health.set(name, serving)
+
+    def _tell(self) -> None:
+        """Tell the service that we live, and what we have counted."""
+        refused = max(self._refused, self._called - self._pool.taken)
+        metrics.RPC_REFUSED.labels("full", "").inc(refused - self._refused)
+        self._refused = refused
+        self._line.send(pack(TOLD, body=msgspec.msgpack.encode(self._counts())))
+
+    def _counts(self) -> Counts:
+        more: Counts = []
+        for which, counter in enumerate(self._counted):
+            for sample in (s for family in counter.collect() for s in family.samples if s.name.endswith("_total")):
+                key = (which, tuple(sorted(sample.labels.items())))
+                if grown := sample.value - self._told.get(key, 0.0):
+                    self._told[key] = sample.value
+                    more.append((which, sample.labels, grown))
+        return more
+
+
+class _Places(ThreadPoolExecutor):
+    """Threads for calls; counts those that got one."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__(places, "call")
+        self.taken = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        self.taken += 1
+        return super().submit(fn, *args, **kwargs)
+
+
+def _refuse(error: errors.FinestreamError, _: Any, context: Any) -> None:
+    context.abort(STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL), str(error))
