@@ -42,7 +42,7 @@ class Facts:
         self._masks: dict[str, Tensor] = {}  # of large categories that were asked for
         self.revision = 0  # another after every put
         self._described = 0  # rows with any category
-        self._opinions: list[bytes] = []
+        self._opinions: list[opinions.Packed] = []
         self._available = torch.zeros(FIRST_CAPACITY, dtype=torch.bool, device=device)
         self._users = torch.zeros(FIRST_CAPACITY, device=device)
         self._prices = torch.zeros(FIRST_CAPACITY, dtype=torch.float64, device=device)  # NaN: not known
@@ -53,7 +53,7 @@ class Facts:
     @property
     def row_bytes(self) -> float:
         """What one row more takes of the host's memory, about."""
-        return ROW_BYTES + sum(map(len, self._opinions)) / max(1, len(self))
+        return ROW_BYTES + sum(map(opinions.held_bytes, self._opinions)) / max(1, len(self))
 
     @property
     def available(self) -> Tensor:
@@ -137,8 +137,8 @@ class Facts:
         """Whether some item with categories is not of this one; all are of the root of a tree."""
         return len(self._rows_of_category[category]) < self._described
 
-    def opinions(self, row: int) -> tuple[opinions.Opinion, ...]:
-        return opinions.unpack(self._opinions[row])
+    def opinions(self, row: int) -> opinions.Packed:
+        return self._opinions[row]
 
     def _append(self, item_id: str) -> int:
         row = len(self.item_ids)
@@ -146,7 +146,7 @@ class Facts:
         self.row_of[item_id] = row
         self.versions.append(0)
         self._categories.append(())
-        self._opinions.append(b"")
+        self._opinions.append(opinions.NOTHING)
         return row
 
     def _write(self, row: int, node: ItemNode) -> None:

@@ -1,11 +1,13 @@
 """What an item's reviewers say, kept small: the quotes that an explanation may use.
 
 Of an item's review slots at most KEPT opinions an attribute are kept, positive before neutral, the newest
-first, as msgpack bytes: a few hundred bytes an item. What complains is never a reason to recommend.
+first, as msgpack bytes, a few hundred an item; by attribute, so that only what is looked for is unpacked. What
+complains is never a reason to recommend.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from sys import getsizeof, intern
 from typing import Final
 
 import msgspec
@@ -17,7 +19,7 @@ from shared.graph.state import ReviewSlot
 KEPT: Final = 3
 
 
-class Opinion(Struct, frozen=True, array_like=True):
+class Opinion(Struct, frozen=True, gc=False, array_like=True):
     attribute: str
     phrase: str
     quote: str
@@ -27,12 +29,15 @@ class Opinion(Struct, frozen=True, array_like=True):
     by: int  # user_hash of who said it
 
 
+Packed = Mapping[str, bytes]  # by attribute
+
+NOTHING: Final[Packed] = {}
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(tuple[Opinion, ...])
 
 
-def pack(reviews: Sequence[ReviewSlot]) -> bytes:
-    """The opinions worth quoting, as bytes; empty where there are none. `reviews` are newest first."""
+def pack(reviews: Sequence[ReviewSlot]) -> Packed:
+    """The opinions worth quoting. `reviews` are newest first."""
     by_attribute: dict[str, list[Opinion]] = defaultdict(list)
     for slot in reviews:
         by = user_hash(slot.other_id)
@@ -41,9 +46,19 @@ def pack(reviews: Sequence[ReviewSlot]) -> bytes:
                 by_attribute[pair.attribute].append(
                     Opinion(pair.attribute, pair.phrase, pair.quote, slot.review_id, pair.polarity, pair.vector, by)
                 )
-    kept = [o for found in by_attribute.values() for o in sorted(found, key=lambda o: -o.polarity)[:KEPT]]
-    return _ENCODER.encode(kept) if kept else b""
+    kept = {
+        intern(attribute): _ENCODER.encode(sorted(found, key=lambda o: -o.polarity)[:KEPT])
+        for attribute, found in by_attribute.items()
+    }
+    return kept or NOTHING
 
 
-def unpack(data: bytes) -> tuple[Opinion, ...]:
-    return _DECODER.decode(data) if data else ()
+def unpack(packed: Packed, attribute: str | None = None) -> tuple[Opinion, ...]:
+    """Those of one attribute, or all."""
+    if attribute is None:
+        return tuple(opinion for name in packed for opinion in unpack(packed, name))
+    return _DECODER.decode(packed[attribute]) if attribute in packed else ()
+
+
+def held_bytes(packed: Packed) -> int:
+    return sum(map(getsizeof, packed.values()), getsizeof(packed)) if packed else 0

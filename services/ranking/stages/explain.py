@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 from operator import mul
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from services.ranking.facts import Facts
 from services.ranking.generation import Generation
 from services.ranking.job import EXPLORED, PINNED, POPULAR, Explanation, Job
-from services.ranking.opinions import Opinion
+from services.ranking.opinions import Packed, unpack
 from shared.events import Pair, user_hash
 from shared.models.attribution import Attributing, Moved, left_out
 from shared.models.contract import ItemTable, Servable
@@ -70,42 +72,53 @@ def _rows(jobs: Sequence[Job]) -> list[list[int]]:
 
 
 def _tell(jobs: Sequence[Job], facts: Facts, moved: Moved) -> None:
-    by_item, which = (found.tolist() for found in moved.by_items.max(1))  # (B, K)
-    items, by_said = moved.items.tolist(), moved.by_said.transpose(1, 2).tolist()  # (B, E), (B, K, P)
-    for at, job in enumerate(jobs):
-        own, said = user_hash(job.user.user_id), moved.said[at]
+    of_items, which = moved.by_items.max(1)  # (B, K)
+    best = moved.items.gather(1, which), of_items, *moved.by_said.max(1)  # (B, K) each
+    by_said = moved.by_said.transpose(1, 2).contiguous()  # (B, K, P)
+    order = by_said.sort(dim=2, descending=True, stable=True).indices
+    # Of a pick few pairs are looked at, so what is told of all of them becomes no lists.
+    of_pairs = order.cpu().numpy(), by_said.cpu().numpy()
+    told = zip(jobs, moved.said, *of_pairs, *(found.tolist() for found in best), strict=True)
+    for job, said, places, moves, *found in told:
+        own = user_hash(job.user.user_id)
         job.explanations = []
-        for k, pick in enumerate(job.picks):
-            opinions = [opinion for opinion in facts.opinions(pick.row) if opinion.by != own]
-            by, moves = by_item[at][k], by_said[at][k]
-            most = max(moves)
-            if most > max(by, 0.0):
-                reason = {"opinion": _quoted(said[moves.index(most)], opinions), "moved": most}
-            elif by > 0:
-                spoken, spoken_by = _spoken(said, moves, opinions)
-                history = _of_history(facts.item_ids[items[at][which[at][k]]])
-                reason = {**history, "moved": by, "spoken": spoken, "spoken_moved": spoken_by}
+        for k, (pick, item, by_item, most, place) in enumerate(zip(job.picks, *found, strict=False)):
+            if most > max(by_item, 0.0):
+                words = _quoted(said[place], facts.opinions(pick.row), own) or {"attribute": said[place].attribute}
+                reason: Explanation = {"opinion": words, "moved": most}
+            elif by_item > 0:
+                reason = {"history": {"item_id": facts.item_ids[item]}, "moved": by_item}
+                if most > 0 and (opinions := facts.opinions(pick.row)):
+                    reason.update(_spoken(said, places[k], moves[k], opinions, own))
             else:
                 reason = _popular(float(facts.users[pick.row]))
             job.explanations.append(reason)
 
 
 def _spoken(
-    said: Sequence[Pair], moves: Sequence[float], opinions: Sequence[Opinion]
-) -> tuple[dict[str, str] | None, float | None]:
-    """The pair that moved the score upward most of those on what the item's reviewers speak of, if any did."""
-    named, most, best = {opinion.attribute for opinion in opinions}, 0.0, None
-    for pair, by in zip(said, moves, strict=False):
-        if by > most and pair.attribute in named:
-            most, best = by, pair
-    return (_quoted(best, opinions), most) if best else (None, None)
+    said: Sequence[Pair], places: NDArray[np.int64], moves: NDArray[np.float32], opinions: Packed, own: int
+) -> Explanation:
+    """The pair that moved the score upward most of those on what the item's reviewers speak of, if any did.
+
+    `places` (P,) of the pairs, what moved it most first; `moves` (P,) in the pairs' own order.
+    """
+    for place in places.tolist():
+        by = moves.item(place)
+        if by <= 0:
+            break
+        if said[place].attribute in opinions and (words := _quoted(said[place], opinions, own)):
+            return {"spoken": words, "spoken_moved": by}
+    return {}
 
 
-def _quoted(said: Pair, opinions: Sequence[Opinion]) -> dict[str, str]:
-    """The attribute, in the words of the reviewer whose opinion is best, and of those closest to the user's own."""
-    same = [opinion for opinion in opinions if opinion.attribute == said.attribute]
+def _quoted(said: Pair, opinions: Packed, own: int) -> dict[str, str] | None:
+    """The attribute, in the words of the reviewer whose opinion is best, and of those closest to the user's own.
+
+    None where nobody speaks of it but the user, whose hash is `own`.
+    """
+    same = [opinion for opinion in unpack(opinions, said.attribute) if opinion.by != own]
     if not same:
-        return {"attribute": said.attribute}
+        return None
     told = same[0]
     if len(same) > 1:
         told = max(same, key=lambda opinion: (opinion.polarity, agreement(opinion.vector, said.vector)))

@@ -4,13 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from services.ranking import opinions
+from services.ranking.facts import Facts
+from services.ranking.job import Explanation, Job, Pick
+from services.ranking.requests import Query
 from services.ranking.stages import explain
 from services.ranking.stages.explain import closest_of_history
+from shared.events import Pair, user_hash
 from shared.graph.state import ReviewSlot, UserState
 from shared.models.attribution import Moved, left_out
 from shared.models.contract import ItemTable
@@ -194,3 +198,92 @@ def test_reasons_are_the_same_whoever_shares_the_batch(
         for row, reason in zip(rows, reasons, strict=True):
             others = [met for met in history if met != row] or history
             assert reason == max(others, key=lambda met: float(unit[met] @ unit[row]))
+
+
+ATTRIBUTES = ("battery", "colour", "price", "fit")
+PAIRS = st.builds(
+    pair_of,
+    st.sampled_from(ATTRIBUTES),
+    st.sampled_from(["fine", "lovely"]),
+    st.integers(-1, 1),
+    st.tuples(*[st.sampled_from([0.0, 0.5, 1.0])] * 2).filter(any),
+)
+REVIEWS = st.builds(
+    lambda by, name, said: review_of(by, name, *said),
+    st.sampled_from(["u0", "u1", "v", "w"]),
+    st.sampled_from(["r1", "r2", "r3"]),
+    st.lists(PAIRS, max_size=4),
+)
+MOVES = st.sampled_from([-1.0, 0.0, 0.5, 0.5, 1.0, 2.0])  # many are equal
+
+
+@st.composite
+def moved_scores(draw: st.DrawFn) -> tuple[list[Job], Facts, Moved]:
+    """Of the users u0, u1, ...: a score of each item, and what moved it."""
+    facts, users, k = Facts(), draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    facts.put([item_of(f"i{n}", users=n, reviews=draw(st.lists(REVIEWS, max_size=4))) for n in range(4)])
+    rows = st.lists(st.integers(0, 3), max_size=k, unique=True)
+    jobs = [
+        Job(Query(f"u{n}", k), 0.0, user=UserState(f"u{n}"), picks=[Pick(row, 1.0) for row in draw(rows)])
+        for n in range(users)
+    ]
+    said = [draw(st.lists(PAIRS, max_size=4)) for _ in jobs]
+    met = [draw(st.integers(0, 3)) for _ in jobs]
+    moves = st.lists(MOVES, min_size=k, max_size=k)
+    by_items, by_said = torch.full((users, 3, k), -torch.inf), torch.full((users, 4, k), -torch.inf)
+    for at in range(users):
+        for by, count in ((by_items, met[at]), (by_said, len(said[at]))):
+            for edge in range(count):
+                by[at, edge] = torch.tensor(draw(moves))
+    return jobs, facts, Moved(torch.arange(users * 3).view(users, 3) % 4, by_items, said, by_said)
+
+
+@settings(deadline=None, max_examples=300)
+@given(moved_scores())
+def test_what_is_said_of_a_batch_is_what_is_said_of_each_pick_by_itself(asked: tuple[list[Job], Facts, Moved]) -> None:
+    jobs, facts, moved = asked
+    explain._tell(jobs, facts, moved)
+    for at, job in enumerate(jobs):
+        assert len(job.explanations) == len(job.picks)
+        for k, (pick, told) in enumerate(zip(job.picks, job.explanations, strict=True)):
+            by_items, by_said = (by[at, :, k].tolist() for by in (moved.by_items, moved.by_said))
+            others = [
+                opinion
+                for opinion in opinions.unpack(facts.opinions(pick.row))
+                if opinion.by != user_hash(job.user.user_id)
+            ]
+            expected = plainly(moved.items[at].tolist(), by_items, moved.said[at], by_said, others, pick.row)
+            assert ranking_pb2.Explanation(**told) == ranking_pb2.Explanation(**expected)
+
+
+def plainly(
+    items: Sequence[int],
+    by_items: Sequence[float],
+    said: Sequence[Pair],
+    by_said: Sequence[float],
+    others: Sequence[opinions.Opinion],
+    row: int,
+) -> Explanation:
+    """The reason for one pick; in facts, item n has n users. `others`: what reviewers but the user say of it."""
+    by_item, most = max(by_items), max(by_said)
+    if most > max(by_item, 0.0):
+        pair = said[by_said.index(most)]
+        return {"opinion": words_on(pair, others) or {"attribute": pair.attribute}, "moved": most}
+    if by_item <= 0:
+        return {"popular": {"users": row}}
+    reason: Explanation = {"history": {"item_id": f"i{items[by_items.index(by_item)]}"}, "moved": by_item}
+    spoken = [place for place, pair in enumerate(said) if by_said[place] > 0 and words_on(pair, others)]
+    if spoken:
+        place = max(spoken, key=lambda place: by_said[place])
+        reason |= {"spoken": words_on(said[place], others), "spoken_moved": by_said[place]}
+    return reason
+
+
+def words_on(pair: Pair, others: Sequence[opinions.Opinion]) -> dict[str, str] | None:
+    same = [opinion for opinion in others if opinion.attribute == pair.attribute]
+    if not same:
+        return None
+    told = max(same, key=lambda opinion: (opinion.polarity, explain.agreement(opinion.vector, pair.vector)))
+    return {
+        "attribute": told.attribute, "opinion": told.phrase, "quote": told.quote, "review_id": told.review_id,
+    }  # fmt: skip
