@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shared.events import Pair
 from shared.graph.fold import distinct_users
 from shared.graph.state import (
     BUCKET_HASHES,
@@ -168,26 +169,27 @@ def history_rows(user: UserState, row_of: Mapping[str, int], longest: int) -> li
 
 def opinions_of(
     reviews: Iterable[Sequence[ReviewSlot]], row_of: Mapping[str, int] | None, schema: Schema
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(4, M): node, attribute, polarity and item of each opinion; and the opinions (M, c). See Edges."""
+) -> tuple[NDArray[np.int64], NDArray[np.float32], list[Pair]]:
+    """(4, M): node, attribute, polarity and item of each opinion; the opinions (M, c); what they are of. See Edges."""
     index = {name: at for at, name in enumerate(schema.attributes)}
     other = len(schema.attributes) - 1
     numbers: list[int] = []
-    vectors: list[bytes] = []
+    pairs: list[Pair] = []
     for node, slots in enumerate(reviews):
         for slot in slots:
             item = -1 if row_of is None else row_of.get(slot.other_id, -1)
             for pair in slot.pairs:
                 if len(pair.vector) == schema.opinion_dim:  # else it is of another space
                     numbers += node, index.get(pair.attribute, other), pair.polarity + 1, item
-                    vectors.append(pair.vector)
-    opinion = np.frombuffer(b"".join(vectors), np.int8).reshape(-1, schema.opinion_dim).astype(np.float32) / SCALE
-    return np.ascontiguousarray(np.array(numbers, np.int64).reshape(-1, 4).T), opinion
+                    pairs.append(pair)
+    vectors = b"".join([pair.vector for pair in pairs])
+    opinion = np.frombuffer(vectors, np.int8).reshape(-1, schema.opinion_dim).astype(np.float32) / SCALE
+    return np.ascontiguousarray(np.array(numbers, np.int64).reshape(-1, 4).T), opinion, pairs
 
 
 def _edges(
     reviews: Iterable[Sequence[ReviewSlot]], row_of: Mapping[str, int] | None, schema: Schema, device: str
 ) -> Edges:
-    numbers, opinion = opinions_of(reviews, row_of, schema)
+    numbers, opinion, _ = opinions_of(reviews, row_of, schema)
     node, attribute, polarity, item = torch.from_numpy(numbers).to(device)
     return Edges(node, attribute, torch.from_numpy(opinion).to(device), polarity, item)

@@ -7,6 +7,7 @@ A ranking of a few users is hundreds of small operations of torch, whose start t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from operator import is_
 from typing import TYPE_CHECKING, Final, cast
 
@@ -14,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shared.events import Pair
 from shared.graph.state import UserState
-from shared.models import finestream_attribution, finestream_loops
+from shared.models import finestream_loops
 from shared.models.attribution import Moved
 from shared.models.contract import ItemTable
 from shared.models.features import history_rows, opinions_of, padded_rows
@@ -38,6 +40,7 @@ class _Asked:
     table: ItemTable
     users: Users
     view: View
+    said: list[Pair]  # of one user after the other
 
     def of(self, states: Sequence[UserState], table: ItemTable) -> bool:
         return table is self.table and len(states) == len(self.states) and all(map(is_, states, self.states))
@@ -72,14 +75,14 @@ class UserSide:
         by_said = _nothing(len(states), max(1, counts.max()), picked.shape[1])
         given = self._weights, _table(table), asked.users, asked.view, picked, by_items, by_said
         spread(partial(finestream_loops.moved, *given), len(states), LEAST_USERS)
-        said = finestream_attribution.pairs_of(states, self._model.config.schema.opinion_dim)
+        said = [asked.said[first:end] for first, end in pairwise(asked.users.first.tolist())]
         return Moved(torch.from_numpy(asked.users.history), torch.from_numpy(by_items), said, torch.from_numpy(by_said))
 
     def _encoded(self, states: Sequence[UserState], table: ItemTable) -> _Asked:
         config, b = self._model.config, len(states)
         rows = [history_rows(state, table.row_of, config.longest) for state in states]
-        said = [state.reviews for state in states]
-        (node, attribute, polarity, item), opinion = opinions_of(said, table.row_of, config.schema)
+        reviews = [state.reviews for state in states]
+        (node, attribute, polarity, item), opinion, said = opinions_of(reviews, table.row_of, config.schema)
         first = np.searchsorted(node, np.arange(b + 1))  # opinions are in order of their node
         length = np.fromiter(map(len, rows), np.int64, b)
         users = Users(padded_rows(rows), length, first, attribute, opinion, polarity, item)
@@ -87,7 +90,7 @@ class UserSide:
         shapes = ((m,), (m, c), (b, len(self._weights.head)), (b, config.d), users.history.shape)
         view = View(*(np.empty(shape, np.float32) for shape in (*shapes, (b, table.vectors.shape[1]))))
         spread(partial(finestream_loops.encode, self._weights, _table(table), users, view), b, LEAST_USERS)
-        return _Asked(states, table, users, view)
+        return _Asked(states, table, users, view, said)
 
 
 def _table(table: ItemTable) -> Table:

@@ -55,6 +55,7 @@ def test_the_served_user_side_gives_the_networks_numbers_and_tells_the_same_of_w
     again = model.moved(asked, table, rows)
     for ours, theirs in ((told.by_items, again.by_items), (told.by_said, again.by_said)):
         assert torch.allclose(ours, theirs, atol=1e-4)
+    assert told.said == again.said
 
 
 @pytest.mark.parametrize("change", [{"layers": 2}, {"cross_attention": False}])
