@@ -166,7 +166,8 @@ async def compose(runtime: Runtime[RankingSettings]) -> None:
         health.ready()
         await service.work(heart)
 
-    door = await open_door(settings, "ranking", register, health, settings.places, servicer.admit)
+    full = metrics.REFUSED.labels("full").inc
+    door = await open_door(settings, "ranking", register, health, settings.places, full, servicer.admit)
     work, lost = asyncio.create_task(serve()), asyncio.create_task(door.lost())
     stopping = asyncio.create_task(runtime.stopping.wait())
     await asyncio.wait({work, lost, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -15,7 +15,7 @@ import msgspec
 
 from shared import errors, logs, metrics
 from shared.door.frames import ANSWER, CALL, FAILED, GONE, OPENED, READY, STOP, TOLD, WHEN, Unpacker, pack
-from shared.door.server import COUNTED, Counts, Opening
+from shared.door.server import COUNTED, Opening, Told
 from shared.rpc_edge import STATUS_OF, parsed
 from shared.service import Health, Heartbeat, WrongSetting
 from shared.settings import ServiceSettings
@@ -26,6 +26,7 @@ CLOSE_SECONDS: Final = 5.0  # for one that was told to stop, beyond the grace
 SILENCE_SECONDS: Final = 30.0  # of a door that tells us twice a second
 FOREVER_SECONDS: Final = 1e9  # grpc's server gives a call without a deadline more than that
 Begin = Callable[[socket.socket, Opening], Callable[[], None]]  # starts a door; what it returns waits for its end
+Full = Callable[[float], None]
 Admit = Callable[["Call"], None]
 
 
@@ -44,12 +45,13 @@ class Call(msgspec.Struct, eq=False):
 
 
 class Calls(asyncio.Protocol):
-    """`admit` may refuse a call by raising before its message is parsed."""
+    """`full` hears how many calls found no place; `admit` may refuse one by raising before its message is parsed."""
 
-    def __init__(self, methods: Mapping[str, Any], admit: Admit | None) -> None:
+    def __init__(self, methods: Mapping[str, Any], full: Full, admit: Admit | None) -> None:
         self._handlers = list(methods.values())
         self._seconds_of = [cache(partial(metrics.RPC_SECONDS.labels, method)) for method in methods]
         self._names = list(methods)
+        self._full = full
         self._admit = admit
         self._unpacker = Unpacker()
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -87,16 +89,17 @@ class Calls(asyncio.Protocol):
             if task_ := self._tasks.get(number):
                 task_.cancel()
         elif kind == TOLD:
-            self._count(msgspec.msgpack.decode(body, type=Counts))
+            self._count(msgspec.msgpack.decode(body, type=Told))
         elif kind == OPENED:
             self.opened.set_result(int(body))
         elif kind == FAILED:
             self.opened.set_exception(WrongSetting(body.decode()))
 
-    def _count(self, more: Counts) -> None:
+    def _count(self, told: Told) -> None:
         if self.heart:
             self.heart.beat()
-        for which, labels, grown in more:
+        self._full(told.full)
+        for which, labels, grown in told.counted:
             counter = COUNTED[which]
             (counter.labels(**labels) if labels else counter).inc(grown)
 
@@ -148,11 +151,12 @@ async def open_door(
     register: Callable[[Any], None],
     health: Health,
     places: int,
+    full: Full,
     admit: Admit | None = None,
     begin: Begin | None = None,
 ) -> OpenDoor:
     """Open a service's gRPC port as rpc.serve does, before it, and for unary methods only. Of more than `places` calls
-    at a time the rest is refused.
+    at a time the rest is refused, and `full` told of.
 
     Raises WrongSetting when the port is taken, or a TLS file or the file of tokens cannot be read.
     """
@@ -163,7 +167,7 @@ async def open_door(
     )
     ours, theirs = socket.socketpair()
     end = begin(theirs, opening) if begin else _process(theirs, opening, settings.log_level)
-    calls = Calls(registry.methods, admit)
+    calls = Calls(registry.methods, full, admit)
     await asyncio.get_running_loop().create_connection(lambda: calls, sock=ours)
     port = await asyncio.wait_for(calls.opened, OPEN_SECONDS)
     calls.heart = health.watch("door", SILENCE_SECONDS)
@@ -183,6 +187,12 @@ class _Registry:
         """Generated code adds the same handlers in both ways."""
 
     def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Any]) -> None:
+        """Raises ValueError for a method with a stream."""
+        streams = [
+            name for name, handler in handlers.items() if handler.request_streaming or handler.response_streaming
+        ]
+        if streams:
+            raise ValueError(f"a door takes no streams: {', '.join(streams)}")
         self.services.append(service_name)
         self.methods |= {f"/{service_name}/{name}": handler for name, handler in handlers.items()}
 

@@ -8,7 +8,7 @@ HEAD: Final = struct.Struct("<IIBBxx")  # the body's bytes, the call's number, t
 WHEN: Final = struct.Struct("<dd")  # in front of a message: arrival and deadline on time.monotonic's clock
 
 # From the door:
-CALL, GONE, OPENED, FAILED, TOLD = range(5)  # number: method; body: when and message | - | port | sentence | counts
+CALL, GONE, OPENED, FAILED, TOLD = range(5)  # number: method; body: when and message | - | port | sentence | Told
 # From the service:
 ANSWER, READY, STOP = range(5, 8)  # number: status, body: message or sentence | 1 or 0 | body: seconds of grace
 

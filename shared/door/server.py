@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME, ReflectionServicer
-from prometheus_client import Counter
+from prometheus_client.registry import Collector
 
 from shared import errors, metrics, rpc
 from shared.access import HEALTH, Grant
@@ -27,8 +27,14 @@ from shared.settings import GrpcSettings
 TOLD_SECONDS: Final = 0.5
 CODE_OF: Final = {code.value[0]: code for code in grpc.StatusCode}
 OK: Final = grpc.StatusCode.OK.value[0]
-COUNTED: Final[Sequence[Counter]] = (metrics.RPC_REFUSED, metrics.TOKENS_FAILURES)
-Counts = list[tuple[int, dict[str, str], float]]  # of COUNTED: which, labels, how many more
+COUNTED: Final = (metrics.RPC_REFUSED, metrics.TOKENS_FAILURES)
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """What has happened at the door since it told the last time."""
+
+    full: int  # calls that found no place
+    counted: list[tuple[int, dict[str, str], float]]  # of COUNTED: which, its labels, how many more
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -49,7 +55,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the 
     """
 
     def __init__(
-        self, opening: Opening, options: GrpcSettings, line: Line, counted: Sequence[Counter] = COUNTED
+        self, opening: Opening, options: GrpcSettings, line: Line, counted: Sequence[Collector] = COUNTED
     ) -> None:
         self._line = line
         self._counted = counted
@@ -146,12 +152,12 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the 
     def _tell(self) -> None:
         """Tell the service that we live, and what we have counted."""
         refused = max(self._refused, self._called - self._pool.taken)
-        metrics.RPC_REFUSED.labels("full", "").inc(refused - self._refused)
+        told = Told(refused - self._refused, self._more_counted())
         self._refused = refused
-        self._line.send(pack(TOLD, body=msgspec.msgpack.encode(self._counts())))
+        self._line.send(pack(TOLD, body=msgspec.msgpack.encode(told)))
 
-    def _counts(self) -> Counts:
-        more: Counts = []
+    def _more_counted(self) -> list[tuple[int, dict[str, str], float]]:
+        more = []
         for which, counter in enumerate(self._counted):
             for sample in (s for family in counter.collect() for s in family.samples if s.name.endswith("_total")):
                 key = (which, tuple(sorted(sample.labels.items())))

@@ -17,10 +17,12 @@ from pydantic import SecretStr
 
 from shared import rpc
 from shared.access import SCOPE_OF
+from shared.door.calls import open_door
 from shared.pb.finestream import v1
 from shared.service import Health
 from shared.settings import GrpcSettings, ServiceSettings
 from shared.tokens import digest
+from tests.shared.door.doors import with_settings
 
 EXPECTED = {
     "RankingService": ("rank", {"Rank", "RankBatch", "SimilarItems"}),
@@ -28,6 +30,8 @@ EXPECTED = {
     "GraphService": ("admin", {"GetUsers", "GetItems", "SimilarUsers", "SimilarItems", "ForgetUser"}),
     "ExtractorService": ("admin", {"Extract"}),
 }
+PLACES = 8
+AT_EITHER = pytest.mark.parametrize("door", [False, True], ids=["in the service", "at its door"])
 RANK, PUBLISH, STREAM = (
     f"/finestream.v1.{name}" for name in ("RankingService/Rank", "EventService/Publish", "EventService/PublishStream")
 )
@@ -64,13 +68,18 @@ def handler(method: Any) -> Any:
 
     if method.client_streaming:
         return grpc.stream_unary_rpc_method_handler(many, parse)
-    return grpc.unary_unary_rpc_method_handler(one, parse)
+    return grpc.unary_unary_rpc_method_handler(one, parse, bytes)
 
 
 def register(server: Any) -> None:
     for name, service in services().items():
         handlers = {method.name: handler(method) for method in service.methods}
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, handlers)])
+
+
+def register_ranking(server: Any) -> None:
+    name = "finestream.v1.RankingService"
+    server.add_registered_method_handlers(name, {m.name: handler(m) for m in services()[name].methods})
 
 
 class Tokens:
@@ -126,9 +135,16 @@ class Caller:
 
 
 @asynccontextmanager
-async def serving(tokens: Tokens) -> AsyncIterator[Caller]:
+async def serving(tokens: Tokens, door: bool = False) -> AsyncIterator[Caller]:
+    """All services at a port of ours, or ranking's alone at a door."""
     options = GrpcSettings(token=SecretStr(OWN), tokens_file=tokens.path, tokens_poll_seconds=0.01)
-    server = await rpc.serve(ServiceSettings(grpc=options), "example", register, list(services()), Health())
+    settings = ServiceSettings(grpc=options)
+    server: Any
+    if door:
+        begin = with_settings(options)
+        server = await open_door(settings, "example", register_ranking, Health(), PLACES, print, begin=begin)
+    else:
+        server = await rpc.serve(settings, "example", register, list(services()), Health())
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             yield Caller(channel)
@@ -142,6 +158,17 @@ def refused(reason: str, token: str) -> float:
 
 def failures() -> float:
     return REGISTRY.get_sample_value("finestream_tokens_failures_total") or 0.0
+
+
+async def test_at_a_door_a_scope_counts_and_what_is_not_granted_is_not_parsed(tokens: Tokens) -> None:
+    tokens.put("a-rank", "rank")
+    tokens.put("an-admin", "admin")
+    async with serving(tokens, door=True) as caller:
+        assert [await caller.call(token, RANK) for token in ("a-rank", OWN)] == [("OK", "")] * 2
+        assert (await caller.call("an-admin", RANK, NO_MESSAGE))[0] == "PERMISSION_DENIED"
+        assert (await caller.call(None, RANK, NO_MESSAGE))[0] == "UNAUTHENTICATED"
+        tokens.drop("a-rank")
+        await caller.becomes("UNAUTHENTICATED", "a-rank")
 
 
 async def test_each_token_may_call_what_its_scopes_name_and_nothing_else(tokens: Tokens) -> None:
@@ -166,10 +193,11 @@ async def test_each_token_may_call_what_its_scopes_name_and_nothing_else(tokens:
     assert {name: refused("permission", name) - before[name] for name in held} == methods_without
 
 
-async def test_health_is_open_and_reflection_is_for_every_valid_token(tokens: Tokens) -> None:
+@AT_EITHER
+async def test_health_is_open_and_reflection_is_for_every_valid_token(door: bool, tokens: Tokens) -> None:
     tokens.put("any", "events")
     ask = reflection_pb2.ServerReflectionRequest(list_services="")
-    async with serving(tokens) as caller:
+    async with serving(tokens, door) as caller:
         await health_pb2_grpc.HealthStub(caller.channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
         reflection = reflection_pb2_grpc.ServerReflectionStub(caller.channel)
         for token, expected in (("any", "OK"), (OWN, "OK"), ("wrong", "UNAUTHENTICATED")):
@@ -181,13 +209,14 @@ async def test_health_is_open_and_reflection_is_for_every_valid_token(tokens: To
                 assert error.code().name == expected
 
 
+@AT_EITHER
 async def test_over_its_rate_a_token_is_refused_told_how_long_and_let_in_again_and_others_are_not_concerned(
-    tokens: Tokens,
+    door: bool, tokens: Tokens
 ) -> None:
     tokens.put("slow", "rank", ", requests_per_second: 2, burst: 3")
     tokens.put("free", "rank")
     before = refused("rate", "slow")
-    async with serving(tokens) as caller:
+    async with serving(tokens, door) as caller:
         assert [(await caller.call("slow", RANK))[0] for _ in range(3)] == ["OK"] * 3
         status, sentence = await caller.call("slow", RANK, NO_MESSAGE)
         assert (status, refused("rate", "slow")) == ("RESOURCE_EXHAUSTED", before + 1)
@@ -199,15 +228,17 @@ async def test_over_its_rate_a_token_is_refused_told_how_long_and_let_in_again_a
         await caller.becomes("OK", "slow")
 
 
-async def test_a_message_over_the_tokens_size_is_refused_before_it_is_parsed(tokens: Tokens) -> None:
+@AT_EITHER
+async def test_a_message_over_the_tokens_size_is_refused_before_it_is_parsed(door: bool, tokens: Tokens) -> None:
     tokens.put("small", "rank, events", f", max_bytes: {len(NO_MESSAGE) - 1}")
     before = refused("size", "small")
-    async with serving(tokens) as caller:
-        for method in (RANK, PUBLISH, STREAM):
+    async with serving(tokens, door) as caller:
+        methods = (RANK,) if door else (RANK, PUBLISH, STREAM)
+        for method in methods:
             assert (await caller.call("small", method, NO_MESSAGE[1:]))[0] == "OK"
             status, sentence = await caller.call("small", method, NO_MESSAGE)
             assert (status, f"'small' may send {len(NO_MESSAGE) - 1};" in sentence) == ("INVALID_ARGUMENT", True)
-    assert refused("size", "small") == before + 3
+    assert refused("size", "small") == before + len(methods)
 
 
 async def test_the_messages_of_a_stream_wait_for_the_tokens_rate_and_all_arrive(tokens: Tokens) -> None:
@@ -237,10 +268,11 @@ async def test_a_token_put_into_the_file_counts_and_one_taken_out_stops_also_wit
         assert "revoked" in await call.details()
 
 
-async def test_a_broken_file_keeps_the_tokens_before_it_and_is_counted(tokens: Tokens) -> None:
+@AT_EITHER
+async def test_a_broken_file_keeps_the_tokens_before_it_and_is_counted(door: bool, tokens: Tokens) -> None:
     tokens.put("kept", "rank")
     before = failures()
-    async with serving(tokens) as caller:
+    async with serving(tokens, door) as caller:
         tokens.spoil()
         async with asyncio.timeout(10):
             while failures() == before:
@@ -251,9 +283,10 @@ async def test_a_broken_file_keeps_the_tokens_before_it_and_is_counted(tokens: T
     assert failures() == before + 1
 
 
-async def test_a_reload_gives_no_new_burst_to_an_entry_that_stays(tokens: Tokens) -> None:
+@AT_EITHER
+async def test_a_reload_gives_no_new_burst_to_an_entry_that_stays(door: bool, tokens: Tokens) -> None:
     tokens.put("slow", "rank", ", requests_per_second: 0.001, burst: 2")
-    async with serving(tokens) as caller:
+    async with serving(tokens, door) as caller:
         assert [(await caller.call("slow", RANK))[0] for _ in range(3)] == ["OK", "OK", "RESOURCE_EXHAUSTED"]
         tokens.put("other", "rank")
         await caller.becomes("OK", "other")

@@ -49,7 +49,7 @@ async def opened(way: Way, settings: ServiceSettings, health: Health) -> Any:
         extractor_pb2_grpc.add_ExtractorServiceServicer_to_server(Raising(), server)
 
     if way == "by its door":
-        return await open_door(settings, "example", register, health, PLACES, begin=with_settings(settings.grpc))
+        return await open_door(settings, "example", register, health, PLACES, print, begin=with_settings(settings.grpc))
     return await rpc.serve(settings, "example", register, [NAME], health)
 
 

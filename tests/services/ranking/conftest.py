@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from services.ranking import metrics
 from services.ranking.batcher import Limits
 from services.ranking.catalogue import Catalogue
 from services.ranking.experiments import NO_EXPERIMENT, Experiment
@@ -35,6 +36,7 @@ from tests.shared.door.doors import in_threads
 
 SECONDS = 5.0
 PLACES = 64
+FULL = metrics.REFUSED.labels("full").inc
 
 
 @dataclass
@@ -85,7 +87,7 @@ async def served(world: World) -> AsyncIterator[grpc.aio.Channel]:
     def register(server: Any) -> None:
         ranking_pb2_grpc.add_RankingServiceServicer_to_server(servicer, server)
 
-    door = await open_door(ServiceSettings(), "ranking", register, health, PLACES, servicer.admit, in_threads)
+    door = await open_door(ServiceSettings(), "ranking", register, health, PLACES, FULL, servicer.admit, in_threads)
     health.ready()
     async with channel(f"127.0.0.1:{door.port}", GrpcSettings()) as connection:
         yield connection
