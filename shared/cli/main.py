@@ -4,11 +4,13 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import grpc
 import typer
 from rich.console import Console
 
@@ -24,7 +26,7 @@ from shared.cli.running import fail, run
 from shared.cli.screen import Screen
 from shared.cli.tables import ranking_of, similar_of, similar_table, table
 from shared.cli.verify import verify
-from shared.client import ClientSettings, connect
+from shared.client import Client, ClientSettings, connect
 from shared.local import layout
 from shared.local.loglines import OnConsole
 from shared.local.up import run as run_system
@@ -159,9 +161,7 @@ def rank(
 async def _rank(user: str, k: int, asked: dict[str, Any]) -> tuple[dict[str, object], dict[str, str]]:
     async with connect(read(ClientSettings)) as client:
         answer = await client.rank(user, k, **asked)
-        nodes = await client.items(_named_in(answer))
-        titles = {item_id: node.facts.title for item_id, node in nodes.items() if node.facts}
-        return ranking_of(user, answer), titles
+        return ranking_of(user, answer), await _titles(client, _named_in(answer))
 
 
 @app.command(epilog="Example: finestream similar B003VWJ2K8 --k 5")
@@ -182,9 +182,17 @@ def similar(
 async def _similar(item: str, k: int, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     async with connect(read(ClientSettings)) as client:
         answer = await client.similar_items(item, k, **asked)
-        nodes = await client.items([item, *(one.item_id for one in answer.items)])
-        titles = {item_id: node.facts.title for item_id, node in nodes.items() if node.facts}
-        return similar_of(item, answer), titles
+        return similar_of(item, answer), await _titles(client, [item, *(one.item_id for one in answer.items)])
+
+
+async def _titles(client: Client, item_ids: Sequence[str]) -> dict[str, str]:
+    """None where graph_updater does not tell them, as to a token for rankings alone: the answer is there."""
+    try:
+        nodes = await client.items(item_ids)
+    except grpc.aio.AioRpcError as error:
+        typer.echo(f"without titles: {error.details()}", err=True)
+        return {}
+    return {item_id: node.facts.title for item_id, node in nodes.items() if node.facts}
 
 
 def _named_in(answer: ranking_pb2.RankResponse) -> list[str]:

@@ -43,9 +43,13 @@ class RankingDouble(ranking_pb2_grpc.RankingServiceServicer):
 
 
 class GraphDouble(graph_pb2_grpc.GraphServiceServicer):
-    """A test double of graph_updater that knows nothing."""
+    """A test double of graph_updater that knows nothing, and tells it to whom it likes."""
+
+    tells = True
 
     def GetItems(self, request: Any, context: Any) -> graph_pb2.GetItemsResponse:
+        if not self.tells:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "the token 'shop' lacks the scope 'admin'")
         return graph_pb2.GetItemsResponse(items=[graph_pb2.NodeState(id=item_id) for item_id in request.item_ids])
 
 
@@ -100,6 +104,17 @@ def test_a_table_says_why_and_how_to_go_on(ranking: RankingDouble) -> None:
 def test_a_wrong_option_is_told_before_anybody_is_asked(ranking: RankingDouble, wrong: list[str]) -> None:
     assert runner.invoke(app, ["rank", "alice", *wrong]).exit_code == 2
     assert ranking.asked == []
+
+
+@pytest.mark.parametrize("asked", [["rank", "alice"], ["similar", "a"]])
+def test_who_may_not_read_the_graph_gets_the_answer_without_titles_and_is_told_why(
+    ranking: RankingDouble, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    monkeypatch.setattr(GraphDouble, "tells", False)
+    shown = runner.invoke(app, asked)
+    assert shown.exit_code == 0, shown.output
+    assert "without titles: the token 'shop' lacks" in shown.stderr
+    assert "without titles" not in shown.stdout
 
 
 def test_similar_names_the_items_and_how_alike_they_are(ranking: RankingDouble) -> None:
