@@ -89,9 +89,11 @@ async def served(world: World) -> AsyncIterator[grpc.aio.Channel]:
 
     door = await open_door(ServiceSettings(), "ranking", register, health, PLACES, FULL, servicer.admit, in_threads)
     health.ready()
-    async with channel(f"127.0.0.1:{door.port}", GrpcSettings()) as connection:
-        yield connection
-    await door.stop(0)
+    try:
+        async with channel(f"127.0.0.1:{door.port}", GrpcSettings()) as connection:
+            yield connection
+    finally:
+        await door.stop(0)
 
 
 def state_of(node: ItemNode, changes: Sequence[tuple[str, float]] = ()) -> ItemState:

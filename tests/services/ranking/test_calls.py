@@ -36,7 +36,7 @@ async def stocked(world: World) -> None:
 async def left_alone(stub: Any, calls: int) -> None:
     """So many calls that are cancelled on their way, or whose deadline passes on its way; one in fifty is waited for.
 
-    So the server keeps up: gRPC cancels calls by itself where more than 1,000 have not been taken.
+    So there is a place for each.
     """
     for n in range(0, calls, 49):
         started = [stub.Rank(RankRequest(user_id="u"), timeout=0.001 if i % 2 else 5.0) for i in range(49)]

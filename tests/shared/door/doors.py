@@ -17,7 +17,7 @@ END_SECONDS = 10.0
 def with_settings(options: GrpcSettings) -> Begin:
     def begin(end: socket.socket, opening: Opening) -> Callable[[], None]:
         line = Line(end)
-        thread = threading.Thread(target=_run, args=(line, opening, options))
+        thread = threading.Thread(target=_run, args=(line, opening, options), daemon=True)
         thread.start()
 
         def ended() -> None:

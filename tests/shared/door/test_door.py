@@ -78,9 +78,11 @@ async def opened(begin: Begin | None = in_threads, admit: Admit | None = None) -
     full: list[float] = []
     door = await open_door(ServiceSettings(), "example", register, health, PLACES, full.append, admit, begin)
     health.ready()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{door.port}") as channel:
-        yield World(door, service, channel, full)
-    await door.stop(0)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{door.port}") as channel:
+            yield World(door, service, channel, full)
+    finally:
+        await door.stop(0)
 
 
 async def code_of(call: Any) -> grpc.StatusCode:
@@ -215,19 +217,23 @@ async def test_what_the_process_has_refused_the_service_hears(monkeypatch: pytes
         calls = [world.stub.Extract(ExtractRequest(text="wait"), timeout=20, metadata=known) for _ in range(PLACES + 3)]
         await until(lambda: sum(world.full) == 3, 10, "those that found no place are counted")
         await until(lambda: unauthenticated() == before + 1, 10, "who is not known is counted")
+        assert await code_of(world.stub.Extract(ExtractRequest(text="wait"), timeout=20, metadata=known)) is FULL
         world.service.go.set()
-        assert Counter([await code_of(call) for call in calls]) == {grpc.StatusCode.OK: PLACES, FULL: 3}
         await world.door.stop(5)
-    assert (sum(world.full), unauthenticated()) == (3, before + 1)
+        assert Counter([await code_of(call) for call in calls]) == {grpc.StatusCode.OK: PLACES, FULL: 3}
+    assert (sum(world.full), unauthenticated()) == (4, before + 1), "also what was refused last"
 
 
 async def test_a_door_whose_process_is_killed_is_lost() -> None:
     before = children()
     async with opened(None) as world:
         (pid,) = children() - before
+        (call,) = await world.waiting(1)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(errors.Unavailable, match="port has ended"):
             await asyncio.wait_for(world.door.lost(), 10)
+        await until(lambda: world.service.cancelled == 1, 10, "nobody works for it")
+        assert await code_of(call) is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_door_leaves_signals_to_the_service() -> None:
