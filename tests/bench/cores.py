@@ -30,6 +30,15 @@ def cpu_seconds(pid: int) -> float:
     return own + sum(cpu_seconds(child) for child in _children(pid))
 
 
+def busy_seconds(cores: set[int]) -> float:
+    """What these cores have spent on anything, and what others took of them (proc_stat(5))."""
+    lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    of = {f"cpu{core}" for core in cores}
+    user_nice_system, irq_softirq_steal = slice(1, 4), slice(6, 9)
+    spent = [sum(map(int, line[user_nice_system] + line[irq_softirq_steal])) for line in lines if line[0] in of]
+    return sum(spent) / os.sysconf("SC_CLK_TCK")
+
+
 def _children(pid: int) -> list[int]:
     """Threads start processes, too."""
     tasks = Path(f"/proc/{pid}/task").iterdir()

@@ -3,9 +3,11 @@
 The service as in ranked.py and the load as in rank.py, at a quarter of saturation. Changes are descriptions written to
 Kafka by a process of its own (changing.py); graph_updater joins and announces them, ranking fetches, encodes and
 writes the rows. Rounds without and with changes, and with a swap of the whole catalogue, take turns; of each kind the
-median of its rounds.
+median of its rounds. A bare server (echo.py) beside ranking is asked at the same rate, without and with changes: what
+changes cost it is what they cost the load and the machine, not ranking.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -17,12 +19,13 @@ from typing import Final
 
 import uvloop
 
-from tests.bench.cores import cpu_seconds, pinned, split
+from tests.bench import echo
+from tests.bench.cores import busy_seconds, cpu_seconds, pinned, split
 from tests.bench.data import ROOT
 from tests.bench.figure import Figure, figure
 from tests.bench.http2 import OK
 from tests.bench.load import Answers, Target, saturating, steady
-from tests.bench.rank import METHOD, OF, OPEN, REQUESTS
+from tests.bench.rank import METHOD, OF, OPEN, REQUESTS, echoing
 from tests.bench.ranked import Ranked, ranking
 from tests.running import Running
 
@@ -30,6 +33,7 @@ RATE: Final = 1_000.0  # changed items a second
 SHARE: Final = 0.25  # of saturation
 ROUNDS: Final = 4
 SECONDS: Final = 12.0  # of a round; a swap is over before
+BARE_SECONDS: Final = 6.0
 SETTLING_SECONDS: Final = 1.5  # of changes, before a round with them begins
 SETTLED_SECONDS: Final = 60.0  # until the table has caught up, at most
 GOAL: Final = 1.2  # p99 with changes over without
@@ -44,6 +48,7 @@ VISIBLE: Final = "finestream_event_to_visible_seconds"  # of the kind item
 class Round:
     answers: Answers
     cpu_share: float  # of a core, ranking's
+    others: float  # how busy the other cores were, on which everything else is
     changed: float  # items a second that came into the table
     seconds_to_visible: float  # mean, of the items of the round; nan without
     pending: float  # items, at the end
@@ -55,14 +60,19 @@ def figures() -> list[Figure]:
         target = Target(ranked.service.grpc_address, METHOD, REQUESTS)
         peak = uvloop.run(saturating(target, OPEN, SECONDS)).rate
         rounds: dict[str, list[Round]] = {ALONE: [], CHANGES: [], SWAP: []}
-        for seed in range(ROUNDS):
-            rounds[ALONE].append(_round(ranked.service, target, SHARE * peak, seed))
-            with changing(ranked.bootstrap):
-                time.sleep(SETTLING_SECONDS)
-                rounds[CHANGES].append(_round(ranked.service, target, SHARE * peak, seed))
-            _settled(ranked.service)
-            rounds[SWAP].append(_swapped(ranked, target, SHARE * peak, seed))
-    return [_changes(rounds, peak), _swaps(rounds, peak)]
+        bare: dict[str, list[Answers]] = {ALONE: [], CHANGES: []}
+        with echoing(server, b"") as (address, _):
+            echoed = Target(address, echo.METHOD, target.requests)
+            for seed in range(ROUNDS):
+                rounds[ALONE].append(_round(ranked.service, target, SHARE * peak, seed))
+                bare[ALONE].append(uvloop.run(steady(echoed, SHARE * peak, BARE_SECONDS, seed)))
+                with changing(ranked.bootstrap):
+                    time.sleep(SETTLING_SECONDS)
+                    rounds[CHANGES].append(_round(ranked.service, target, SHARE * peak, seed))
+                    bare[CHANGES].append(uvloop.run(steady(echoed, SHARE * peak, BARE_SECONDS, seed)))
+                _settled(ranked.service)
+                rounds[SWAP].append(_swapped(ranked, target, SHARE * peak, seed))
+    return [_changes(rounds, bare, peak), _swaps(rounds, peak)]
 
 
 @contextmanager
@@ -80,12 +90,15 @@ def changing(bootstrap: str) -> Iterator[None]:
 
 
 def _round(service: Running, target: Target, rate: float, seed: int) -> Round:
-    before, cpu, began = _counts(service), cpu_seconds(service.process.pid), time.perf_counter()
+    others = os.sched_getaffinity(0)  # the load is where all others are
+    before, cpu, busy = _counts(service), cpu_seconds(service.process.pid), busy_seconds(others)
+    began = time.perf_counter()
     answers = uvloop.run(steady(target, rate, SECONDS, seed))
     seconds, used = time.perf_counter() - began, cpu_seconds(service.process.pid) - cpu
+    elsewhere = (busy_seconds(others) - busy) / len(others)
     refreshed, visible, waited = (now - then for now, then in zip(_counts(service), before, strict=True))
     mean = waited / visible if visible else float("nan")
-    return Round(answers, used / seconds, refreshed / seconds, mean, service.metric(PENDING))
+    return Round(answers, used / seconds, elsewhere / seconds, refreshed / seconds, mean, service.metric(PENDING))
 
 
 def _counts(service: Running) -> tuple[float, ...]:
@@ -110,7 +123,7 @@ def _swapped(ranked: Ranked, target: Target, rate: float, seed: int) -> Round:
     return found
 
 
-def _changes(rounds: dict[str, list[Round]], peak: float) -> Figure:
+def _changes(rounds: dict[str, list[Round]], bare: dict[str, list[Answers]], peak: float) -> Figure:
     alone, changes = rounds[ALONE], rounds[CHANGES]
     ours, baseline = _median(changes, 0.99), _median(alone, 0.99)
     parts = {
@@ -122,6 +135,9 @@ def _changes(rounds: dict[str, list[Round]], peak: float) -> Figure:
         "pending at the end of a round, most": max(one.pending for one in changes),
         "of a core, alone": statistics.median(one.cpu_share for one in alone),
         "of a core, changes": statistics.median(one.cpu_share for one in changes),
+        "of the other cores, alone": statistics.median(one.others for one in alone),
+        "of the other cores, changes": statistics.median(one.others for one in changes),
+        **{f"p99 of a bare server, {name}, ms": _middle(of, 0.99) for name, of in bare.items()},
     }
     what = f"ms to the answer, p99, while {RATE:,.0f} items/s change, {_at(peak)}; baseline: without changes"
     return figure("refresh", what, ours, baseline, "ms", goal=1 / GOAL, less_is_better=True, parts=parts)
@@ -145,7 +161,11 @@ def _at(peak: float) -> str:
 
 
 def _median(rounds: list[Round], quantile: float) -> float:
-    return statistics.median(one.answers.milliseconds(quantile) for one in rounds)
+    return _middle([one.answers for one in rounds], quantile)
+
+
+def _middle(answers: list[Answers], quantile: float) -> float:
+    return statistics.median(one.milliseconds(quantile) for one in answers)
 
 
 def _failed(one: Round) -> int:
