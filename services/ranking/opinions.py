@@ -53,10 +53,8 @@ def pack(reviews: Sequence[ReviewSlot]) -> Packed:
     return kept or NOTHING
 
 
-def unpack(packed: Packed, attribute: str | None = None) -> tuple[Opinion, ...]:
-    """Those of one attribute, or all."""
-    if attribute is None:
-        return tuple(opinion for name in packed for opinion in unpack(packed, name))
+def unpack(packed: Packed, attribute: str) -> tuple[Opinion, ...]:
+    """Those of one attribute."""
     return _DECODER.decode(packed[attribute]) if attribute in packed else ()
 
 

@@ -155,7 +155,7 @@ async def test_a_user_who_only_reviewed_is_told_what_moved_all_the_same(world: W
 
 def test_few_opinions_are_kept_an_attribute_and_positive_newest_ones_first() -> None:
     reviews = [review_of("v", f"r{n}", pair_of("fit", f"p{n}", n % 2)) for n in range(10)]
-    kept = opinions.unpack(opinions.pack(reviews))
+    kept = opinions.unpack(opinions.pack(reviews), "fit")
     assert [opinion.review_id for opinion in kept] == ["r1", "r3", "r5"]
 
 
@@ -249,7 +249,8 @@ def test_what_is_said_of_a_batch_is_what_is_said_of_each_pick_by_itself(asked: t
             by_items, by_said = (by[at, :, k].tolist() for by in (moved.by_items, moved.by_said))
             others = [
                 opinion
-                for opinion in opinions.unpack(facts.opinions(pick.row))
+                for attribute in facts.opinions(pick.row)
+                for opinion in opinions.unpack(facts.opinions(pick.row), attribute)
                 if opinion.by != user_hash(job.user.user_id)
             ]
             expected = plainly(moved.items[at].tolist(), by_items, moved.said[at], by_said, others, pick.row)
