@@ -56,13 +56,22 @@ class Calls(asyncio.Protocol):
         self._unpacker = Unpacker()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._transport: asyncio.Transport | None = None
+        self._leaving: list[bytes] = []
         self.heart: Heartbeat | None = None
-        self.opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.opened: asyncio.Future[int] = self._loop.create_future()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
 
     def send(self, frame: bytes) -> None:
+        """With what else is sent in this turn of the event loop: each that leaves alone wakes the door."""
+        if not self._leaving:
+            self._loop.call_soon(self._leave)
+        self._leaving.append(frame)
+
+    def _leave(self) -> None:
         if self._transport is not None:
-            self._transport.write(frame)
+            self._transport.writelines(self._leaving)
+        self._leaving = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -82,12 +91,10 @@ class Calls(asyncio.Protocol):
     def _take(self, kind: int, number: int, method: int, body: bytes) -> None:
         if kind == CALL:
             call = Call(method, body[WHEN.size :], *WHEN.unpack_from(body))
-            task = asyncio.get_running_loop().create_task(self._answer(number, call))
-            self._tasks[number] = task
-            task.add_done_callback(lambda _: self._tasks.pop(number))
+            self._tasks[number] = self._loop.create_task(self._answer(number, call))
         elif kind == GONE:
-            if task_ := self._tasks.get(number):
-                task_.cancel()
+            if task := self._tasks.pop(number, None):
+                task.cancel()
         elif kind == TOLD:
             self._count(msgspec.msgpack.decode(body, type=Told))
         elif kind == OPENED:
@@ -109,6 +116,7 @@ class Calls(asyncio.Protocol):
             code, body = await self._outcome(call)
             self.send(pack(ANSWER, number, code.value[0], body))
         finally:
+            self._tasks.pop(number, None)
             self._seconds_of[call.method](code.name).observe(time.monotonic() - call.since)
 
     async def _outcome(self, call: Call) -> tuple[grpc.StatusCode, bytes]:
