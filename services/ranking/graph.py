@@ -1,13 +1,15 @@
 """Calls to graph_updater, the owner of users and items."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from services.ranking.requests import After
 from shared.errors import DeadlineExceeded, Overloaded, Unavailable
-from shared.pb.finestream.v1 import graph_pb2, graph_pb2_grpc, position_pb2
+from shared.pb.finestream.v1 import graph_pb2, graph_pb2_grpc
 
 _MSGPACK = graph_pb2.STATE_FORMAT_MSGPACK
 
@@ -32,10 +34,9 @@ class Graph:
 
     async def users(self, ids: Sequence[str], space: str, timeout: float, after: Sequence[After] = ()) -> list[Node]:
         """The states of users, in order; each reflects `after`."""
-        positions = [
-            position_pb2.Position(topic=a.topic, partition=a.partition, offset=a.offset, key=a.key) for a in after
-        ]
-        queries = [graph_pb2.UserQuery(user_id=user_id, after=positions) for user_id in ids]
+        positions = [asdict(position) for position in after]
+        # Not a message each, which would be copied into the request: that takes twice the time.
+        queries: list[dict[str, Any]] = [{"user_id": user_id, "after": positions} for user_id in ids]
         request = graph_pb2.GetUsersRequest(users=queries, space=space, format=_MSGPACK)
         try:
             answer = await self._stub.GetUsers(request, timeout=timeout)
@@ -57,9 +58,10 @@ class Graph:
 
 
 def _nodes(ids: Sequence[str], answers: Sequence[graph_pb2.NodeState]) -> list[Node]:
-    if [answer.id for answer in answers] != list(ids):
+    nodes = [Node(a.id, a.state if a.found else b"", a.version) for a in answers]
+    if [node.id for node in nodes] != list(ids):
         raise Unavailable("graph_updater answered other nodes than it was asked for")
-    return [Node(a.id, a.state if a.found else b"", a.version) for a in answers]
+    return nodes
 
 
 def _error_of(error: grpc.aio.AioRpcError) -> Exception:
