@@ -38,7 +38,7 @@ class Waiting:
 def opened() -> tuple[Calls, Waiting, Written]:
     waiting, written = Waiting(), Written()
     handler = SimpleNamespace(request_deserializer=bytes, response_serializer=bytes, unary_unary=waiting)
-    calls = Calls({"/example/Wait": handler}, None)
+    calls = Calls({"/example/Wait": handler}, print, None)
     calls.connection_made(written)
     return calls, waiting, written
 
