@@ -1,6 +1,7 @@
 """Micro-batches: requests that arrive together are worked on together; overload is refused at once.
 
-A batch starts when it is full or its first request has waited `longest_wait`. A request is refused when the
+A batch starts when it is full or its first request has waited `longest_wait`; at once where that one is alone, since
+nobody may come. A request is refused when the
 queue is full, when the queue takes more than half of the time until the request's deadline (judged by how long
 batches have taken), or when it has waited for `oldest_age`. Work whose caller has gone, or whose deadline has passed,
 is never started.
@@ -44,6 +45,7 @@ class Ticket(Generic[Q, A]):
     answer: asyncio.Future[A]
     deadline: float
     since: float
+    due: float  # when it has waited for company for long enough
     waited: float = 0.0  # seconds in the queue
 
     def settle(self, answer: A) -> None:
@@ -94,10 +96,14 @@ class MicroBatcher(Generic[Q, A]):
         """
         return await self.give(query, deadline)
 
-    def give(self, query: Q, deadline: float) -> asyncio.Future[A]:
-        """As submit, for who may settle for another answer: a request whose future is done is not worked on."""
+    def give(self, query: Q, deadline: float, alone: bool = False) -> asyncio.Future[A]:
+        """As submit, for who may settle for another answer: a request whose future is done is not worked on. `alone`:
+        it need not wait for company.
+        """
         self.admit(deadline)
-        ticket: Ticket[Q, A] = Ticket(query, asyncio.get_running_loop().create_future(), deadline, time.monotonic())
+        now = time.monotonic()
+        due = now if alone else now + self._limits.longest_wait
+        ticket: Ticket[Q, A] = Ticket(query, asyncio.get_running_loop().create_future(), deadline, now, due)
         self._waiting.append(ticket)
         if len(self._waiting) in (1, self._limits.largest):
             self._wake.set()
@@ -147,7 +153,7 @@ class MicroBatcher(Generic[Q, A]):
 
     async def _until_due(self) -> None:
         """Return when a batch is full, or its first has waited for long enough. Who arrives between wakes nobody."""
-        left = self._waiting[0].since + self._limits.longest_wait - time.monotonic()
+        left = self._waiting[0].due - time.monotonic()
         if left > 0 and len(self._waiting) < self._limits.largest:
             self._wake.clear()
             with suppress(TimeoutError):

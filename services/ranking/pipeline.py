@@ -72,6 +72,7 @@ class Pipeline:
         self._rules = rules
         self._experiment = experiment
         self._boosts = Boosts()
+        self._underway = 0  # requests
         self._together: MicroBatcher[Job, ranking_pb2.RankResponse | None] = MicroBatcher(
             "rank", self._answer, limits, cost_of
         )
@@ -97,20 +98,24 @@ class Pipeline:
 
         Raises DeadlineExceeded, Overloaded, or Unavailable where bundles of other spaces follow too fast.
         """
-        for _ in range(MAX_HYDRATIONS):
-            job = Job(query, deadline)
-            job.hydrated = await self._hydrated(job)
-            response = await self._together.submit(job, deadline)
-            if response is not None:
-                self._side_effect(job, response)
-                return response
+        self._underway += 1
+        try:
+            for _ in range(MAX_HYDRATIONS):
+                job = Job(query, deadline)
+                job.hydrated = await self._hydrated(job)
+                response = await self._together.submit(job, deadline)
+                if response is not None:
+                    self._side_effect(job, response)
+                    return response
+        finally:
+            self._underway -= 1
         raise Unavailable("the model is being replaced; try again")
 
     async def _hydrated(self, job: Job) -> Hydrated:
         if job.query.after:
             stage, state = "wait", self._hydrate.reflecting(job.query, job.deadline)
         else:
-            stage, state = "hydrate", self._hydrate.state(job.query, job.deadline)
+            stage, state = "hydrate", self._hydrate.state(job.query, job.deadline, self._underway == 1)
         began = time.perf_counter()
         hydrated = await state
         job.seconds[stage] = time.perf_counter() - began

@@ -32,7 +32,9 @@ class RankingSettings(ServiceSettings):
     deadline_seconds: float = Field(1.0, gt=0, le=600, description="of a call whose client set none")
 
     batch_size: int = Field(64, ge=1, le=1000, description="the most requests of one inference")
-    batch_wait_seconds: float = Field(0.002, ge=0, le=1, description="how long a request waits for company")
+    batch_wait_seconds: float = Field(
+        0.006, ge=0, le=1, description="how long a request waits for company; one that is alone waits for nobody"
+    )
     queue_limit: int = Field(1024, ge=1, le=1_000_000, description="requests that wait; one more is refused at once")
     places: int = Field(192, ge=1, le=10_000, description="calls worked on or waiting; one more is refused at the door")
     queue_age_seconds: float = Field(2.0, gt=0, le=60, description="a request that has waited for longer is refused")

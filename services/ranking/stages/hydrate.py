@@ -48,9 +48,11 @@ class Hydrate:
         """Raises DeadlineExceeded or Overloaded where a request would be refused now."""
         self._together.admit(deadline)
 
-    async def state(self, query: Query, deadline: float) -> Hydrated:
-        """The user's state as it is now, or the last known one. Raises DeadlineExceeded or Overloaded."""
-        answer = self._together.give(query.user_id, deadline)
+    async def state(self, query: Query, deadline: float, alone: bool) -> Hydrated:
+        """The user's state as it is now, or the last known one. `alone`: no other request is underway, so none is
+        waited for. Raises DeadlineExceeded or Overloaded.
+        """
+        answer = self._together.give(query.user_id, deadline, alone)
         patience = min(self._timeout, SHARE_OF_DEADLINE * (deadline - time.monotonic()))
         # asyncio.timeout, which cancels and catches, takes three times as long.
         end_of_patience = asyncio.get_running_loop().call_later(patience, settle, answer, None)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -101,10 +101,10 @@ def state_of(node: ItemNode, changes: Sequence[tuple[str, float]] = ()) -> ItemS
 
 
 @asynccontextmanager
-async def opened(graph: GraphDouble | None = None) -> AsyncIterator[World]:
+async def opened(graph: GraphDouble | None = None, longest_wait: float = 0.005) -> AsyncIterator[World]:
     """A world over the double; over one of its own where none is given."""
     if graph is None:
-        async with serving(GraphDouble()) as own, opened(own) as world:
+        async with serving(GraphDouble()) as own, opened(own, longest_wait) as world:
             yield world
         return
     inference = Inference()
@@ -112,21 +112,22 @@ async def opened(graph: GraphDouble | None = None) -> AsyncIterator[World]:
     client = Graph(connection)
     catalogue = Catalogue(client, inference, rehearse, fetch_items=8, encode_items=3)
     cache = UserCache(1_000_000, 60.0)
-    limits = Limits(16, 0.005, 5.0, 256)
+    limits = Limits(16, longest_wait, 5.0, 256)
+    batches = replace(limits, longest_wait=0.0)
     hydrate = Hydrate(client, catalogue, cache, 0.5, 256, limits)
     pipeline = Pipeline(
         hydrate,
         catalogue,
         inference,
         None,
-        limits,
+        batches,
         tile_items=7,
         pool_items=20,
         new_item_users=10,
         rules=lambda: world.rules,
         experiment=lambda: world.experiment,
     )
-    similar = Similar(catalogue, inference, limits, 7)
+    similar = Similar(catalogue, inference, batches, 7)
     world = World(graph, client, catalogue, pipeline, inference, cache, similar)
     pipeline.start()
     similar.start()

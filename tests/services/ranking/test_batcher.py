@@ -75,6 +75,15 @@ async def test_a_lonely_request_waits_no_longer_than_the_longest_wait(batcher: M
     assert time.monotonic() - begun < 1.0
 
 
+async def test_a_request_that_is_alone_waits_for_nobody_and_takes_along_who_is_there(doubling: Doubling) -> None:
+    batcher = await started(doubling, longest_wait=60.0)
+    assert await asyncio.wait_for(batcher.give(1, soon(600), alone=True), 10) == 2
+    together = batcher.give(2, soon(600), alone=True), batcher.give(3, soon(600))
+    assert await asyncio.wait_for(asyncio.gather(*together), 10) == [4, 6]
+    assert doubling.batches == [[1], [2, 3]]
+    await batcher.stop()
+
+
 async def test_a_batch_that_becomes_full_waits_no_longer(doubling: Doubling) -> None:
     batcher = await started(doubling, longest_wait=60.0)
     answers = []

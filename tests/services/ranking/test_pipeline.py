@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.ranking.generation import Release
 from shared.errors import DeadlineExceeded
 from shared.pb.finestream.v1 import ranking_pb2
-from tests.services.ranking.conftest import SECONDS, World, state_of
+from tests.services.ranking.conftest import SECONDS, World, opened, state_of
 from tests.services.ranking.doubles import NOW, DotModel, item_of, user_of, vector_of
 
 ITEMS = [f"i{n}" for n in range(30)]
@@ -51,6 +51,16 @@ async def test_a_known_user_gets_the_models_order_without_what_they_have_seen(wo
     assert (answer.rung, answer.rung_reason, answer.model_version) == (FULL, "", "v1")
     assert answer.watermark == NOW + 1
     assert len(answer.request_id) == 32
+
+
+async def test_who_is_alone_waits_for_no_company_however_long_others_would() -> None:
+    async with opened(longest_wait=60.0) as world:
+        await stocked(world)
+        await world.publish()
+        for _ in range(3):  # one after the other
+            assert (await asyncio.wait_for(world.rank("u", 3, seconds=600.0), 10)).items
+        second = asyncio.gather(world.rank("u", 3, seconds=600.0), world.rank("v", 3, seconds=600.0))
+        assert [len(answer.items) for answer in await asyncio.wait_for(second, 10)] == [3, 3], "they came together"
 
 
 async def test_seen_items_come_when_asked_for(world: World) -> None:
