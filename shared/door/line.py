@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count, pairwise
 from typing import Final
@@ -50,7 +51,7 @@ class Line:
         return ticket
 
     def send(self, frame: bytes) -> None:
-        with self._sending:
+        with self._sending, suppress(OSError):  # the service has ended, which `heard` tells
             self._socket.sendall(frame)
 
     def heard(self) -> Iterator[Frame]:
@@ -67,7 +68,8 @@ class Line:
 
     def close(self) -> None:
         """Also for who reads or writes."""
-        self._socket.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _piece(self) -> bytes:

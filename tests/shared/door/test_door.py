@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -198,8 +199,31 @@ async def test_a_service_with_streams_has_no_door() -> None:
 # --- as a process -------------------------------------------------------------------------------------------------
 
 
-def children() -> set[int]:
-    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+def children(of: int | str = "self") -> set[int]:
+    tasks = Path(f"/proc/{of}/task").iterdir()
+    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+
+
+async def test_no_door_outlives_a_service_that_is_killed_whoever_waits_there() -> None:
+    command = [sys.executable, "-m", "tests.shared.door.silent_service"]
+    service = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert service.stdout is not None
+    try:
+        while not (line := await service.stdout.readline()).strip().isdigit():
+            assert line, "it has ended"
+        (door,) = children(service.pid)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{int(line)}") as channel:
+            stub = extractor_pb2_grpc.ExtractorServiceStub(channel)
+            calls = [asyncio.ensure_future(code_of(stub.Extract(ExtractRequest(), timeout=60))) for _ in range(5)]
+            assert [await service.stdout.readline() for _ in calls] == [b"asked\n"] * 5
+            service.kill()
+            await until(lambda: not Path(f"/proc/{door}").exists(), 10, "the door has ended")
+            codes = await asyncio.gather(*calls)
+    finally:
+        if service.returncode is None:
+            service.kill()
+            await service.wait()
+    assert set(codes) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 def unauthenticated() -> float:
