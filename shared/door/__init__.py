@@ -2,6 +2,6 @@
 
     client → door (server.py) → frames over a socket (frames.py) → the service's event loop (calls.py) → back
 
-The door refuses what is one call too many in the time that grpc's server takes for it, a fifth of what a grpc.aio
+The door refuses what is one call too many in the time that grpc's server takes for it, a fraction of what a grpc.aio
 server takes, and whatever the service's interpreter does meanwhile. docs/architecture.md says what it costs.
 """

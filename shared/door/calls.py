@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 import grpc
 import msgspec
+from google.protobuf import descriptor_pool
 
 from shared import errors, logs, metrics
 from shared.door.frames import ANSWER, CALL, FAILED, GONE, OPENED, READY, STOP, TOLD, WHEN, Unpacker, pack
@@ -171,8 +172,9 @@ async def open_door(
     registry = _Registry()
     register(registry)
     opening = Opening(
-        settings.host, settings.port, settings.shared_port, places, tuple(registry.services), tuple(registry.methods)
-    )
+        settings.host, settings.port, settings.shared_port, places, tuple(registry.services), tuple(registry.methods),
+        tuple(map(_module_of, registry.services)),
+    )  # fmt: skip
     ours, theirs = socket.socketpair()
     end = begin(theirs, opening) if begin else _process(theirs, opening, settings.log_level)
     calls = Calls(registry.methods, full, admit)
@@ -182,6 +184,12 @@ async def open_door(
     health.on_change(lambda ready: calls.send(pack(READY, number=ready)))
     log.info("gRPC port open", name=name, host=settings.host, port=port, tls=bool(settings.grpc.tls_certificate))
     return OpenDoor(calls, port, end)
+
+
+def _module_of(service: str) -> str:
+    """The generated module that describes it."""
+    file: str = descriptor_pool.Default().FindServiceByName(service).file.name
+    return f"shared.pb.{file.removesuffix('.proto').replace('/', '.')}_pb2"
 
 
 class _Registry:

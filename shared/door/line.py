@@ -41,10 +41,9 @@ class Line:
         """
         ticket, number, now = Ticket(), next(self._numbers) % NUMBERS, time.monotonic()
         self._tickets[number] = ticket
-        if not on_end(partial(self._ended, number)):
-            del self._tickets[number]
-            return ticket
         self.send(pack(CALL, number, method, WHEN.pack(now, now + seconds) + message))
+        if not on_end(partial(self._ended, number)):
+            self._ended(number)
         ticket.released.acquire()
         if ticket.following is not None:
             ticket.following.released.release()
