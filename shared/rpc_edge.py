@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any, Final
 
@@ -28,31 +28,40 @@ Parse = Callable[[bytes], Any]
 Handle = Callable[[Any, Any], Awaitable[Any]]
 
 
-class Edge(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
-    """Checks the grant, times the call, and turns our errors into status codes with a sentence.
-
-    The one handler of a server: services are added to it as to a grpc.aio.Server. An interceptor would do the same
-    through two coroutines more a call.
-    """
+class Port(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
+    """The one handler of a server: services are added to it as to a server."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
         self._added: list[Any] = []
 
-    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
         self._added += handlers
 
     def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Any]) -> None:
         """Generated code adds the same handlers in both ways."""
 
+    def grant_of(self, details: Any) -> Grant:
+        return self._access.grant(dict(details.invocation_metadata or ()).get("authorization", ""))
+
+    def added(self, details: Any) -> Any:
+        """The handler that was added for a call; None where none was."""
+        return next(filter(None, (added.service(details) for added in self._added)), None)
+
+
+class Edge(Port):
+    """Checks the grant, times the call, and turns our errors into status codes with a sentence.
+
+    An interceptor would do the same through two coroutines more a call.
+    """
+
     def service(self, details: Any) -> Any:
         """What serves a call; None where nothing does."""
-        method = details.method
-        grant = self._access.grant(dict(details.invocation_metadata or ()).get("authorization", ""))
+        method, grant = details.method, self.grant_of(details)
         edged = grant.edged.get(method)
         if edged is not None:
             return edged
-        handler = next(filter(None, (added.service(details) for added in self._added)), None)
+        handler = self.added(details)
         if handler is None:
             return None
         if handler.response_streaming:

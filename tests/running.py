@@ -79,6 +79,12 @@ class Running:
             self._log.close()
 
 
+def children(pid: int | str) -> set[int]:
+    """Processes that a process has started, whichever thread did; "self" for our own."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return {int(child) for task in tasks for child in (task / "children").read_text().split()}
+
+
 def sample(address: str, name: str, **labels: str) -> float:
     """Of the metrics at an address; 0 where there is none."""
     with urllib.request.urlopen(f"http://{address}/metrics?name[]={name}", timeout=5) as answer:

@@ -11,10 +11,9 @@ import sys
 import msgspec
 
 from shared import logs
-from shared.door.frames import FAILED, pack
 from shared.door.line import Line
-from shared.door.server import Door, Opening
-from shared.service import WrongSetting, spare_collector
+from shared.door.server import Opening, serve
+from shared.service import spare_collector
 from shared.settings import GrpcSettings
 
 
@@ -23,15 +22,9 @@ def main() -> None:
     for sign in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sign, signal.SIG_IGN)
     logs.configure("door", level)
+    spare_collector()
     line = Line(socket.socket(fileno=int(descriptor)))
-    try:
-        door = Door(msgspec.json.decode(opening, type=Opening), GrpcSettings(), line)
-    except WrongSetting as error:
-        line.send(pack(FAILED, body=str(error).encode()))
-        line.close()
-    else:
-        spare_collector()
-        door.run()
+    serve(msgspec.json.decode(opening, type=Opening), GrpcSettings(), line)
 
 
 if __name__ == "__main__":

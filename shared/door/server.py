@@ -4,7 +4,7 @@ Not grpc.aio: that one takes several times as long to refuse a call.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
@@ -20,9 +20,10 @@ from prometheus_client.registry import Collector
 
 from shared import errors, metrics, rpc
 from shared.access import HEALTH, Grant
-from shared.door.frames import OPENED, READY, STOP, TOLD, pack
+from shared.door.frames import FAILED, OPENED, READY, STOP, TOLD, pack
 from shared.door.line import Line
-from shared.rpc_edge import STATUS_OF, service_of
+from shared.rpc_edge import STATUS_OF, Port, service_of
+from shared.service import WrongSetting
 from shared.settings import GrpcSettings
 
 TOLD_SECONDS: Final = 0.5
@@ -50,23 +51,20 @@ class Opening(msgspec.Struct, frozen=True):
     modules: tuple[str, ...]  # generated, by which reflection knows the services
 
 
-class Door(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
+class Door(Port):
     """`counted`: what is counted in this process and shown by the service.
 
     Raises WrongSetting where TLS or tokens cannot be read, or the port is taken.
     """
 
-    def __init__(
-        self, opening: Opening, options: GrpcSettings, line: Line, counted: Sequence[Collector] = COUNTED
-    ) -> None:
+    def __init__(self, opening: Opening, options: GrpcSettings, line: Line, counted: Sequence[Collector]) -> None:
+        super().__init__(rpc.access_of(options))
         for module in opening.modules:
             import_module(module)
         self._line = line
         self._counted = counted
-        self._access = rpc.access_of(options)
         self._services = opening.services
         self._numbers = {method: number for number, method in enumerate(opening.methods)}
-        self._added: list[Any] = []
         self._health = HealthServicer()
         self._grace: float | None = None
         self._ended = threading.Event()
@@ -102,16 +100,9 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the 
         self._line.close()
         hearing.join()
 
-    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
-        self._added += handlers
-
-    def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Any]) -> None:
-        """Generated code adds the same handlers in both ways."""
-
     def service(self, details: Any) -> Any:
         """What serves a call; None where nothing does. grpc asks before it looks whether there is a place."""
-        method = details.method
-        grant = self._access.grant(dict(details.invocation_metadata or ()).get("authorization", ""))
+        method, grant = details.method, self.grant_of(details)
         try:
             grant.admit(service_of(method))
         except errors.FinestreamError as error:
@@ -127,7 +118,7 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the 
         number = self._numbers.get(method)
         if number is not None:
             return grpc.unary_unary_rpc_method_handler(partial(self._ask, number, grant))
-        return next(filter(None, (added.service(details) for added in self._added)), None)
+        return self.added(details)
 
     def _ask(self, number: int, grant: Grant, message: bytes, context: Any) -> bytes:
         try:
@@ -169,6 +160,17 @@ class Door(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the 
                     self._told[key] = sample.value
                     more.append((which, sample.labels, grown))
         return more
+
+
+def serve(opening: Opening, options: GrpcSettings, line: Line, counted: Sequence[Collector] = COUNTED) -> None:
+    """Open a door and serve until it is to end, or tell the service why it cannot be opened."""
+    try:
+        door = Door(opening, options, line, counted)
+    except WrongSetting as error:
+        line.send(pack(FAILED, body=str(error).encode()))
+        line.close()
+    else:
+        door.run()
 
 
 class _Places(ThreadPoolExecutor):

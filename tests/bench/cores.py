@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.running import children
+
 
 @contextmanager
 def pinned(cores: set[int]) -> Iterator[None]:
@@ -27,7 +29,7 @@ def cpu_seconds(pid: int) -> float:
     """User and system time of all threads of a process and of those that it has started (proc_pid_stat(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return own + sum(cpu_seconds(child) for child in _children(pid))
+    return own + sum(cpu_seconds(child) for child in children(pid))
 
 
 def busy_seconds(cores: set[int]) -> float:
@@ -37,9 +39,3 @@ def busy_seconds(cores: set[int]) -> float:
     user_nice_system, irq_softirq_steal = slice(1, 4), slice(6, 9)
     spent = [sum(map(int, line[user_nice_system] + line[irq_softirq_steal])) for line in lines if line[0] in of]
     return sum(spent) / os.sysconf("SC_CLK_TCK")
-
-
-def _children(pid: int) -> list[int]:
-    """Threads start processes, too."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]

@@ -17,7 +17,7 @@ from shared.kafka import Producer
 from shared.pb.finestream.v1 import ranking_pb2_grpc
 from shared.pb.finestream.v1.ranking_pb2 import RankRequest
 from tests.parts import free_port, until
-from tests.running import Running, answers, sample
+from tests.running import Running, answers, children, sample
 from tests.services.ranking.doubles import GraphDouble, item_of
 from tests.services.ranking.test_ranking_process import announce
 
@@ -50,8 +50,7 @@ class Together:
 
     @property
     def children(self) -> list[int]:
-        pid = self.parent.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return sorted(children(self.parent.process.pid))
 
     async def ready(self) -> None:
         def all_are() -> bool:

@@ -24,6 +24,7 @@ from shared.pb.finestream.v1.extractor_pb2 import ExtractRequest
 from shared.service import Health
 from shared.settings import GrpcSettings, ServiceSettings
 from tests.parts import until
+from tests.running import children
 from tests.shared.door.doors import in_threads, with_settings
 
 PLACES = 4
@@ -199,11 +200,6 @@ async def test_a_service_with_streams_has_no_door() -> None:
 # --- as a process -------------------------------------------------------------------------------------------------
 
 
-def children(of: int | str = "self") -> set[int]:
-    tasks = Path(f"/proc/{of}/task").iterdir()
-    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
-
-
 async def test_no_door_outlives_a_service_that_is_killed_whoever_waits_there() -> None:
     command = [sys.executable, "-m", "tests.shared.door.silent_service"]
     service = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
@@ -249,9 +245,9 @@ async def test_what_the_process_has_refused_the_service_hears(monkeypatch: pytes
 
 
 async def test_a_door_whose_process_is_killed_is_lost() -> None:
-    before = children()
+    before = children("self")
     async with opened(None) as world:
-        (pid,) = children() - before
+        (pid,) = children("self") - before
         (call,) = await world.waiting(1)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(errors.Unavailable, match="port has ended"):
@@ -261,9 +257,9 @@ async def test_a_door_whose_process_is_killed_is_lost() -> None:
 
 
 async def test_a_door_leaves_signals_to_the_service() -> None:
-    before = children()
+    before = children("self")
     async with opened(None) as world:
-        (pid,) = children() - before
+        (pid,) = children("self") - before
         for sign in (signal.SIGTERM, signal.SIGINT):
             os.kill(pid, sign)
         assert (await world.ask("still there")).extractor == "still there"
