@@ -1,10 +1,9 @@
 """Micro-batches: requests that arrive together are worked on together; overload is refused at once.
 
-A batch starts when it is full or its first request has waited `longest_wait`; at once where that one is alone, since
-nobody may come. A request is refused when the
-queue is full, when the queue takes more than half of the time until the request's deadline (judged by how long
-batches have taken), or when it has waited for `oldest_age`. Work whose caller has gone, or whose deadline has passed,
-is never started.
+A batch starts when it is full or its first request has waited for long enough. A request is refused when the queue is
+full, when the queue takes more than half of the time until the request's deadline (judged by how long batches have
+taken), or when it has waited for `oldest_age`. Work whose caller has gone, or whose deadline has passed, is never
+started.
 """
 
 import asyncio
@@ -54,15 +53,17 @@ class Ticket(Generic[Q, A]):
 
 class MicroBatcher(Generic[Q, A]):
     """`run` settles every ticket of a batch, each when it can be. When it raises, those that are left are tried alone:
-    no request fails for another. `cost`: how many requests' place in a batch one takes.
+    no request fails for another. `cost`: how many requests' place in a batch one takes. `at_rest` is called whenever
+    nothing waits and nothing is worked on any more.
     """
 
     def __init__(
         self, name: str, run: Callable[[Sequence[Ticket[Q, A]]], Awaitable[None]], limits: Limits,
-        cost: Callable[[Q], int] = lambda _: 1,
+        cost: Callable[[Q], int] = lambda _: 1, at_rest: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._run = run
         self._cost = cost
+        self._at_rest = at_rest
         self._limits = limits
         self._waiting: deque[Ticket[Q, A]] = deque()
         self._wake = asyncio.Event()  # the first has arrived, or so many that a batch is full
@@ -96,19 +97,26 @@ class MicroBatcher(Generic[Q, A]):
         """
         return await self.give(query, deadline)
 
-    def give(self, query: Q, deadline: float, alone: bool = False) -> asyncio.Future[A]:
-        """As submit, for who may settle for another answer: a request whose future is done is not worked on. `alone`:
-        it need not wait for company.
+    def give(self, query: Q, deadline: float, wait: float | None = None) -> asyncio.Future[A]:
+        """As submit, for who may settle for another answer: a request whose future is done is not worked on. `wait`:
+        how long for company, in seconds; as long as the limits say where it is left out.
         """
         self.admit(deadline)
         now = time.monotonic()
-        due = now if alone else now + self._limits.longest_wait
+        due = now + (self._limits.longest_wait if wait is None else wait)
         ticket: Ticket[Q, A] = Ticket(query, asyncio.get_running_loop().create_future(), deadline, now, due)
         self._waiting.append(ticket)
         if len(self._waiting) in (1, self._limits.largest):
             self._wake.set()
         self._rest.clear()
         return ticket.answer
+
+    def hurry(self) -> None:
+        """Who waits for company waits no longer than the limits say."""
+        if self._waiting:
+            first = self._waiting[0]
+            first.due = min(first.due, first.since + self._limits.longest_wait)
+            self._wake.set()
 
     def admit(self, deadline: float) -> None:
         """Raises Overloaded or DeadlineExceeded where a request would be refused now."""
@@ -120,12 +128,15 @@ class MicroBatcher(Generic[Q, A]):
         if len(self._waiting) >= self._limits.queue:
             metrics.REFUSED.labels("queue_full").inc()
             raise Overloaded("too many requests wait; try again with back-off")
-        batches_ahead = (len(self._begun) + len(self._waiting) // self._limits.largest) / self._limits.workers
-        # A batch that has not ended says sooner than the mean that they have become slow; the first began first.
-        seconds = max(self._batch_seconds, now - self._begun[0]) if self._begun else self._batch_seconds
-        if batches_ahead * seconds > SHARE_OF_DEADLINE * left:
+        if self.seconds_ahead(now) > SHARE_OF_DEADLINE * left:
             metrics.REFUSED.labels("queue_long").inc()
             raise Overloaded("the queue is longer than the deadline allows; try again with back-off or allow more time")
+
+    def seconds_ahead(self, now: float) -> float:
+        """How long what is waiting and worked on takes, about; `now` is on time.monotonic's clock."""
+        batches = (len(self._begun) + len(self._waiting) // self._limits.largest) / self._limits.workers
+        # A batch that has not ended says sooner than the mean that they have become slow; the first began first.
+        return batches * (max(self._batch_seconds, now - self._begun[0]) if self._begun else self._batch_seconds)
 
     async def _work(self) -> None:
         while True:
@@ -134,6 +145,7 @@ class MicroBatcher(Generic[Q, A]):
                 await self._answer(batch)
             if not self._waiting and not self._begun:
                 self._rest.set()
+                self._at_rest()
 
     async def _next(self) -> list[Ticket[Q, A]]:
         async with self._gathering:
@@ -153,8 +165,7 @@ class MicroBatcher(Generic[Q, A]):
 
     async def _until_due(self) -> None:
         """Return when a batch is full, or its first has waited for long enough. Who arrives between wakes nobody."""
-        left = self._waiting[0].due - time.monotonic()
-        if left > 0 and len(self._waiting) < self._limits.largest:
+        while (left := self._waiting[0].due - time.monotonic()) > 0 and len(self._waiting) < self._limits.largest:
             self._wake.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), left)

@@ -44,6 +44,7 @@ from shared.errors import Unavailable
 from shared.pb.finestream.v1 import ranking_pb2
 
 COST_OF_EXACT: Final = 16  # rankings: four in a batch of 64 hold the others up by no more than a full batch does
+HALF_DONE: Final = 0.5  # of a batch that is being worked on, in the mean
 MAX_HYDRATIONS: Final = 3  # a state is of one space; a bundle of another space may come in between
 
 
@@ -74,7 +75,7 @@ class Pipeline:
         self._boosts = Boosts()
         self._underway = 0  # requests
         self._together: MicroBatcher[Job, ranking_pb2.RankResponse | None] = MicroBatcher(
-            "rank", self._answer, limits, cost_of
+            "rank", self._answer, limits, cost_of, hydrate.hurry
         )
         self._shadow = Shadow(experiment, catalogue, inference, self._rank_by, self._together.rest)
 
@@ -115,7 +116,8 @@ class Pipeline:
         if job.query.after:
             stage, state = "wait", self._hydrate.reflecting(job.query, job.deadline)
         else:
-            stage, state = "hydrate", self._hydrate.state(job.query, job.deadline, self._underway == 1)
+            ahead = HALF_DONE * self._together.seconds_ahead(time.monotonic())
+            stage, state = "hydrate", self._hydrate.state(job.query, job.deadline, self._underway == 1, ahead)
         began = time.perf_counter()
         hydrated = await state
         job.seconds[stage] = time.perf_counter() - began

@@ -21,6 +21,7 @@ from shared.errors import DeadlineExceeded, Overloaded, Unavailable
 
 log = logs.get(__name__)
 SHARE_OF_DEADLINE: Final = 0.5  # of what is left; the rest is for ranking from the last known state
+SHARE_OF_PATIENCE: Final = 0.5  # for company; the rest is for graph_updater
 NOT_REFLECTED: Final = "the events named in after are not reflected yet; allow more time, or ask again later"
 
 
@@ -36,6 +37,7 @@ class Hydrate:
         self._timeout = timeout
         self._max_waiting = max_waiting
         self._waiting = 0
+        self._longest_wait = limits.longest_wait
         self._together: MicroBatcher[str, Hydrated | None] = MicroBatcher("hydrate", self._read, limits)
 
     def start(self) -> None:
@@ -48,12 +50,15 @@ class Hydrate:
         """Raises DeadlineExceeded or Overloaded where a request would be refused now."""
         self._together.admit(deadline)
 
-    async def state(self, query: Query, deadline: float, alone: bool) -> Hydrated:
+    async def state(self, query: Query, deadline: float, alone: bool, ahead: float) -> Hydrated:
         """The user's state as it is now, or the last known one. `alone`: no other request is underway, so none is
-        waited for. Raises DeadlineExceeded or Overloaded.
+        waited for; else company may come until it is the request's turn to be ranked, `ahead` in seconds.
+
+        Raises DeadlineExceeded or Overloaded.
         """
-        answer = self._together.give(query.user_id, deadline, alone)
         patience = min(self._timeout, SHARE_OF_DEADLINE * (deadline - time.monotonic()))
+        wait = 0.0 if alone else min(max(self._longest_wait, ahead), SHARE_OF_PATIENCE * patience)
+        answer = self._together.give(query.user_id, deadline, wait)
         # asyncio.timeout, which cancels and catches, takes three times as long.
         end_of_patience = asyncio.get_running_loop().call_later(patience, settle, answer, None)
         try:
@@ -62,6 +67,10 @@ class Hydrate:
             end_of_patience.cancel()
         space = self._space
         return found or Hydrated(self._cache.find(query.user_id, space), space, fresh=False)
+
+    def hurry(self) -> None:
+        """Nobody is ranked: who waits only for their turn need not."""
+        self._together.hurry()
 
     @property
     def _space(self) -> str:

@@ -75,12 +75,44 @@ async def test_a_lonely_request_waits_no_longer_than_the_longest_wait(batcher: M
     assert time.monotonic() - begun < 1.0
 
 
-async def test_a_request_that_is_alone_waits_for_nobody_and_takes_along_who_is_there(doubling: Doubling) -> None:
+async def test_a_request_that_waits_for_nobody_takes_along_who_is_there(doubling: Doubling) -> None:
     batcher = await started(doubling, longest_wait=60.0)
-    assert await asyncio.wait_for(batcher.give(1, soon(600), alone=True), 10) == 2
-    together = batcher.give(2, soon(600), alone=True), batcher.give(3, soon(600))
+    assert await asyncio.wait_for(batcher.give(1, soon(600), wait=0.0), 10) == 2
+    together = batcher.give(2, soon(600), wait=0.0), batcher.give(3, soon(600))
     assert await asyncio.wait_for(asyncio.gather(*together), 10) == [4, 6]
     assert doubling.batches == [[1], [2, 3]]
+    await batcher.stop()
+
+
+async def test_who_is_hurried_waits_no_longer_than_the_limits_say(doubling: Doubling) -> None:
+    batcher = await started(doubling, longest_wait=0.0)
+    patient = batcher.give(1, soon(600), wait=60.0), batcher.give(2, soon(600), wait=60.0)
+    batcher.hurry()
+    assert await asyncio.wait_for(asyncio.gather(*patient), 10) == [2, 4]
+    batcher.hurry()  # whom nobody hears
+    await batcher.stop()
+    batcher = await started(doubling, longest_wait=60.0)
+    kept = batcher.give(3, soon(600))
+    for _ in range(9):
+        await asyncio.sleep(0)  # a worker begins to wait
+    batcher.hurry()
+    since = time.monotonic()
+    await until(lambda: time.monotonic() - since > 0.1, 5, "a worker would have had its turn")
+    assert not kept.done()
+    await batcher.stop()
+    assert doubling.batches == [[1, 2]]
+
+
+async def test_it_tells_when_nothing_is_left_to_do(doubling: Doubling) -> None:
+    told: list[list[list[int]]] = []
+    limits = Limits(largest=1, longest_wait=0.0, oldest_age=5.0, queue=100)
+    batcher: MicroBatcher[int, int] = MicroBatcher(
+        "test", doubling, limits, at_rest=lambda: told.append([*doubling.batches])
+    )
+    batcher.start()
+    assert await asyncio.gather(*(batcher.submit(i, soon()) for i in (1, 2))) == [2, 4]
+    await batcher.rest()
+    assert told == [[[1], [2]]], "not between the two"
     await batcher.stop()
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from services.ranking.generation import Release
 from shared.errors import DeadlineExceeded
 from shared.pb.finestream.v1 import ranking_pb2
+from tests.parts import until
 from tests.services.ranking.conftest import SECONDS, World, opened, state_of
 from tests.services.ranking.doubles import NOW, DotModel, item_of, user_of, vector_of
 
@@ -61,6 +64,47 @@ async def test_who_is_alone_waits_for_no_company_however_long_others_would() -> 
             assert (await asyncio.wait_for(world.rank("u", 3, seconds=600.0), 10)).items
         second = asyncio.gather(world.rank("u", 3, seconds=600.0), world.rank("v", 3, seconds=600.0))
         assert [len(answer.items) for answer in await asyncio.wait_for(second, 10)] == [3, 3], "they came together"
+
+
+@asynccontextmanager
+async def busy(world: World, seconds: float) -> AsyncIterator[threading.Event]:
+    """A ranking has been read and waits for the inference thread, until the gate is set; batches have taken so long."""
+    await stocked(world)
+    await world.publish()
+    world.graph.put(user_of("u", ["i3"]), *(user_of(f"v{n}", ["i7"]) for n in range(5)))
+    gate = threading.Event()
+    held = asyncio.create_task(world.inference.run(gate.wait, 60.0))
+    first = asyncio.create_task(world.rank("u", 3, seconds=600.0))
+    await until(lambda: world.pipeline._together._begun != [], 5, "the first is being ranked")
+    world.pipeline._together._batch_seconds = seconds
+    yield gate
+    gate.set()
+    assert (await asyncio.wait_for(first, 10)).rung == FULL
+    await held
+
+
+async def test_who_comes_while_others_are_ranked_is_read_with_the_next_as_soon_as_those_have_ended(
+    world: World,
+) -> None:
+    world.pipeline._hydrate._timeout = 600.0
+    async with busy(world, 200.0) as gate:
+        asking = []
+        for n in range(5):
+            asking.append(asyncio.create_task(world.rank(f"v{n}", 3, seconds=600.0)))
+            await asyncio.sleep(0.01)  # twice as long as who need not wait for their turn would wait for company
+        assert world.graph.calls == [1]
+        gate.set()
+        answers = await asyncio.wait_for(asyncio.gather(*asking), 10)  # not after the 100 s that were to be expected
+    assert world.graph.calls == [1, 5]
+    assert {answer.rung for answer in answers} == {FULL}
+
+
+async def test_however_long_others_are_ranked_time_is_left_to_read_a_state(world: World) -> None:
+    async with busy(world, 4.0) as gate:
+        asking = asyncio.create_task(world.rank("v0", 3, seconds=60.0))
+        await until(lambda: world.graph.calls == [1, 1], 5, "it has been read")
+        gate.set()
+        assert (await asking).rung == FULL, "not from the last known state"
 
 
 async def test_seen_items_come_when_asked_for(world: World) -> None:
