@@ -1,11 +1,10 @@
-"""The door itself: grpc's own server, whose threads hand each call to the service and wait for the answer.
+"""The door itself: grpc's threaded server, which hands each call to the service and takes its answer from there.
 
 Not grpc.aio: that one takes several times as long to refuse a call.
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, Final
@@ -22,6 +21,7 @@ from shared import errors, metrics, rpc
 from shared.access import HEALTH, Grant
 from shared.door.frames import FAILED, OPENED, READY, STOP, TOLD, pack
 from shared.door.line import Line
+from shared.door.unwaited import Call, Places, Unwaited
 from shared.rpc_edge import STATUS_OF, Port, service_of
 from shared.service import WrongSetting
 from shared.settings import GrpcSettings
@@ -69,7 +69,7 @@ class Door(Port):
         self._grace: float | None = None
         self._ended = threading.Event()
         self._told: dict[tuple[int, tuple[tuple[str, str], ...]], float] = {}
-        self._pool = _Places(opening.places)
+        self._pool = Places(opening.places)
         self._called = self._refused = 0  # calls of what is served, and those of them that found no place
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
@@ -107,7 +107,7 @@ class Door(Port):
             grant.admit(service_of(method))
         except errors.FinestreamError as error:
             self._called += 1
-            return grpc.stream_stream_rpc_method_handler(partial(_refuse, error))  # which reads no message
+            return grpc.stream_stream_rpc_method_handler(Unwaited(partial(_refuse, error)))
         handler = grant.edged.get(method) or self._found(method, grant, details)
         if handler is not None:
             self._called += 1
@@ -117,18 +117,19 @@ class Door(Port):
     def _found(self, method: str, grant: Grant, details: Any) -> Any:
         number = self._numbers.get(method)
         if number is not None:
-            return grpc.unary_unary_rpc_method_handler(partial(self._ask, number, grant))
+            return grpc.unary_unary_rpc_method_handler(Unwaited(partial(self._read, number, grant)))
         return self.added(details)
 
-    def _ask(self, number: int, grant: Grant, message: bytes, context: Any) -> bytes:
+    def _read(self, number: int, grant: Grant, call: Call) -> None:
+        call.read(partial(self._ask, number, grant, call))
+
+    def _ask(self, number: int, grant: Grant, call: Call, message: bytes) -> None:
         try:
             grant.check_size(message)
         except errors.InvalidRequest as error:
-            _refuse(error, message, context)
-        ticket = self._line.ask(number, message, context.time_remaining(), context.add_callback)
-        if ticket.status > OK:
-            context.abort(CODE_OF[ticket.status], ticket.body.decode())
-        return ticket.body  # of a call that has ended nobody reads it
+            _refuse(error, call)
+        else:
+            self._line.ask(number, message, call.time_remaining(), call.add_callback, partial(_end, call))
 
     def _hear(self) -> None:
         for kind, _, number, body in self._line.heard():
@@ -173,17 +174,12 @@ def serve(opening: Opening, options: GrpcSettings, line: Line, counted: Sequence
         door.run()
 
 
-class _Places(ThreadPoolExecutor):
-    """Threads for calls; counts those that got one."""
-
-    def __init__(self, places: int) -> None:
-        super().__init__(places, "call")
-        self.taken = 0
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        self.taken += 1
-        return super().submit(fn, *args, **kwargs)
+def _end(call: Call, status: int, body: bytes) -> None:
+    if status == OK:
+        call.answer(body)
+    else:
+        call.refuse(CODE_OF[status], body.decode())
 
 
-def _refuse(error: errors.FinestreamError, _: Any, context: Any) -> None:
-    context.abort(STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL), str(error))
+def _refuse(error: errors.FinestreamError, call: Call) -> None:
+    call.refuse(STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL), str(error))
