@@ -33,7 +33,10 @@ class RankingSettings(ServiceSettings):
 
     batch_size: int = Field(64, ge=1, le=1000, description="the most requests of one inference")
     batch_wait_seconds: float = Field(
-        0.004, ge=0, le=1, description="how long a request waits for company; one that is alone waits for nobody"
+        0.002,
+        ge=0,
+        le=1,
+        description="how long a request waits for company; longer while others are ranked, and alone not at all",
     )
     queue_limit: int = Field(1024, ge=1, le=1_000_000, description="requests that wait; one more is refused at once")
     places: int = Field(192, ge=1, le=10_000, description="calls worked on or waiting; one more is refused at the door")

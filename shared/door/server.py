@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME, ReflectionServicer
 from prometheus_client.registry import Collector
 
-from shared import errors, metrics, rpc
+from shared import errors, logs, metrics, rpc
 from shared.access import HEALTH, Grant
 from shared.door.frames import FAILED, OPENED, READY, STOP, TOLD, pack
 from shared.door.line import Line
@@ -26,6 +26,7 @@ from shared.rpc_edge import STATUS_OF, Port, service_of
 from shared.service import WrongSetting
 from shared.settings import GrpcSettings
 
+log = logs.get(__name__)
 TOLD_SECONDS: Final = 0.5
 CODE_OF: Final = {code.value[0]: code for code in grpc.StatusCode}
 OK: Final = grpc.StatusCode.OK.value[0]
@@ -107,7 +108,8 @@ class Door(Port):
             grant.admit(service_of(method))
         except errors.FinestreamError as error:
             self._called += 1
-            return grpc.stream_stream_rpc_method_handler(Unwaited(partial(_refuse, error)))
+            refuse = _refuse if method in self._numbers else _refuse_stream
+            return grpc.stream_stream_rpc_method_handler(Unwaited(partial(refuse, error)))
         handler = grant.edged.get(method) or self._found(method, grant, details)
         if handler is not None:
             self._called += 1
@@ -132,13 +134,17 @@ class Door(Port):
             self._line.ask(number, message, call.time_remaining(), call.add_callback, partial(_end, call))
 
     def _hear(self) -> None:
-        for kind, _, number, body in self._line.heard():
-            if kind == READY:
-                self._show(bool(number))
-            elif kind == STOP:
-                self._grace = float(body)
-                self._ended.set()
-        self._ended.set()
+        try:
+            for kind, _, number, body in self._line.heard():
+                if kind == READY:
+                    self._show(bool(number))
+                elif kind == STOP:
+                    self._grace = float(body)
+                    self._ended.set()
+        except Exception:
+            log.exception("what the service said was not understood")
+        finally:
+            self._ended.set()  # nobody else would answer the calls
 
     def _show(self, ready: bool) -> None:
         serving = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -183,3 +189,8 @@ def _end(call: Call, status: int, body: bytes) -> None:
 
 def _refuse(error: errors.FinestreamError, call: Call) -> None:
     call.refuse(STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL), str(error))
+
+
+def _refuse_stream(error: errors.FinestreamError, call: Call) -> None:
+    """After its first message: a Python client whose stream ends before it could send one says INTERNAL."""
+    call.read(lambda _: _refuse(error, call))

@@ -1,9 +1,9 @@
 """Calls of grpc's threaded server for which no thread waits.
 
 That server gives each call a thread, which waits for the message, and then for whatever the answer takes. Where the
-answer is made elsewhere that is nothing but threads being woken, a third of what such a call costs. What grpc hands
-its executor is all that is needed to do without, but those are private parts of grpc._server. They are used here and
-nowhere else; a test fails where they have become others.
+answer is made elsewhere that is nothing but threads being woken, which takes about as much as all else of such a call.
+What grpc hands its executor is all that is needed to do without, but those are private parts of grpc._server. They are
+used here and nowhere else; a test fails where they have become others.
 """
 
 from collections.abc import Callable

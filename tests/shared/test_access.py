@@ -200,7 +200,8 @@ async def test_health_is_open_and_reflection_is_for_every_valid_token(door: bool
     async with serving(tokens, door) as caller:
         await health_pb2_grpc.HealthStub(caller.channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
         reflection = reflection_pb2_grpc.ServerReflectionStub(caller.channel)
-        for token, expected in (("any", "OK"), (OWN, "OK"), ("wrong", "UNAUTHENTICATED")):
+        # A refusal that comes before the client has sent its message is another error there, now and then.
+        for token, expected in (("any", "OK"), (OWN, "OK"), *[("wrong", "UNAUTHENTICATED")] * 20):
             stream = reflection.ServerReflectionInfo(iter([ask]), metadata=[("authorization", f"Bearer {token}")])
             try:
                 listed = [answer async for answer in stream]

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from shared import errors
 from shared.door.calls import Admit, Begin, OpenDoor, open_door
+from shared.door.frames import ANSWER, pack
 from shared.pb.finestream.v1 import event_pb2_grpc, extractor_pb2, extractor_pb2_grpc
 from shared.pb.finestream.v1.extractor_pb2 import ExtractRequest
 from shared.service import Health
@@ -182,6 +183,16 @@ async def test_a_door_that_is_told_to_stop_waits_for_calls_within_the_grace_and_
         await world.door.stop(0)
         assert await code_of(call) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         await until(lambda: world.service.cancelled == 1, 10, "nobody works for it")
+
+
+async def test_a_door_that_does_not_understand_its_service_ends_and_says_so() -> None:
+    async with opened() as world:
+        (call,) = await world.waiting(1)
+        (number,) = world.door._calls._tasks
+        world.door._calls.send(pack(ANSWER, number, 99))  # no status
+        with pytest.raises(errors.Unavailable, match="port has ended"):
+            await asyncio.wait_for(world.door.lost(), 10)
+        assert await code_of(call) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 async def test_a_token_is_asked_for_at_the_door() -> None:
