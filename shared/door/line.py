@@ -10,10 +10,15 @@ from functools import partial
 from itertools import count
 from typing import Final
 
+import grpc
+
 from shared.door.frames import ANSWER, CALL, GONE, WHEN, Frame, Unpacker, pack
 
 PIECE_BYTES: Final = 256 * 1024
 NUMBERS: Final = 2**32
+MOST_UNSENT: Final = 64 * 1024 * 1024  # bytes: a service that reads nothing for so long answers nothing in time
+FULL: Final = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+BEHIND: Final = b"the service does not keep up with what is sent to it; try again with back-off"
 Answered = Callable[[int, bytes], None]  # the status, and the message or a sentence
 
 
@@ -23,6 +28,7 @@ class Line:
         self._asked: dict[int, Answered] = {}
         self._numbers = count(1)
         self._unsent: deque[bytes] = deque()  # the first is being sent
+        self._unsent_bytes = 0
         self._sending = threading.Condition()
         threading.Thread(target=self._catch_up, name="send", daemon=True).start()
 
@@ -33,6 +39,9 @@ class Line:
         """Returns at once; `answered` is called by who hears, unless the call has ended. `on_end` takes what is to be
         done when it ends, or says that it has.
         """
+        if self._unsent_bytes > MOST_UNSENT:
+            answered(FULL, BEHIND)
+            return
         number, now = next(self._numbers) % NUMBERS, time.monotonic()
         self._asked[number] = answered
         self.send(pack(CALL, number, method, WHEN.pack(now, now + seconds) + message))
@@ -45,6 +54,7 @@ class Line:
             left = frame if self._unsent else self._unsent_of(frame)
             if left:
                 self._unsent.append(left)
+                self._unsent_bytes += len(left)
                 self._sending.notify()
 
     def heard(self) -> Iterator[Frame]:
@@ -93,4 +103,4 @@ class Line:
                         return
                 self._socket.sendall(self._unsent[0])
                 with self._sending:
-                    self._unsent.popleft()
+                    self._unsent_bytes -= len(self._unsent.popleft())

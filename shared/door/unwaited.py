@@ -82,9 +82,9 @@ class Places(ThreadPoolExecutor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         self.taken += 1
         behaviour = args[BEHAVIOUR] if len(args) > BEHAVIOUR else None
-        return (
-            _begun(behaviour, *args[EVENT:BEHAVIOUR]) if isinstance(behaviour, Unwaited) else super().submit(fn, *args)
-        )
+        if isinstance(behaviour, Unwaited):
+            return _begun(behaviour, args[EVENT], args[STATE])
+        return super().submit(fn, *args, **kwargs)
 
 
 def _begun(behaviour: Unwaited, event: Any, state: Any) -> "Future[Any]":

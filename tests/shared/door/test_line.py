@@ -3,10 +3,11 @@
 import socket
 from collections.abc import Callable, Iterator
 
+import grpc
 import pytest
 
 from shared.door.frames import ANSWER, CALL, GONE, WHEN, Frame, Unpacker, pack
-from shared.door.line import Line
+from shared.door.line import MOST_UNSENT, Line
 
 Ends = tuple[Line, socket.socket]
 
@@ -62,6 +63,20 @@ def test_what_is_sent_while_nobody_reads_comes_whole_and_in_order(ends: Ends) ->
     assert [number for _, number, _, body in frames(theirs, 60) if body == bytes([number]) * number * 10_000] == [
         *range(60)
     ]
+
+
+def test_while_the_service_reads_nothing_calls_are_refused_before_they_fill_the_memory(ends: Ends) -> None:
+    line, theirs = ends
+    refused: list[tuple[int, bytes]] = []
+    message, asked = bytes(4 * 1024 * 1024), 0
+    while not refused:
+        asked += 1
+        line.ask(0, message, 1.0, lambda _: True, lambda *answer: refused.append(answer))
+    assert asked == MOST_UNSENT // len(message) + 2, "one that was begun, and one too many"
+    assert (refused[0][0], b"try again" in refused[0][1]) == (grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], True)
+    frames(theirs, asked - 1)
+    line.ask(0, b"m", 1.0, lambda _: True, lambda *_: pytest.fail("there is room again"))
+    assert frames(theirs, 1)[0][0] == CALL
 
 
 def test_to_a_service_that_has_ended_nothing_is_sent(ends: Ends) -> None:
