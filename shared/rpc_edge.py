@@ -24,6 +24,7 @@ STATUS_OF: Final[dict[type[errors.FinestreamError], grpc.StatusCode]] = {
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
+UNEXPECTED: Final = "an internal error; it has been logged"
 Parse = Callable[[bytes], Any]
 Handle = Callable[[Any, Any], Awaitable[Any]]
 
@@ -88,7 +89,7 @@ class Edge(Port):
                 grant.admit(service)
                 return await inner(request, context)
             except errors.FinestreamError as error:
-                code = STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
+                code = status_of(error)
                 # Not set_code(): that sends headers first, and what has headers no client tries again by itself.
                 await context.abort(code, str(error))
             except (grpc.aio.AbortError, asyncio.CancelledError):
@@ -97,12 +98,16 @@ class Edge(Port):
             except Exception:
                 code = grpc.StatusCode.INTERNAL
                 log.exception("call failed", method=method)
-                await context.abort(code, "an internal error; it has been logged")
+                await context.abort(code, UNEXPECTED)
             finally:
                 name = code.name if isinstance(code, grpc.StatusCode) else str(code)
                 seconds_of(name).observe(time.perf_counter() - started)
 
         return call
+
+
+def status_of(error: errors.FinestreamError) -> grpc.StatusCode:
+    return STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL)
 
 
 def service_of(method: str) -> str:

@@ -23,6 +23,7 @@ from shared import logs, metrics, space
 from shared.settings import ServiceSettings, SpaceSettings, masked, read
 from shared.space import Space
 
+SWITCH_SECONDS = 0.0005
 COLLECTED_AFTER = 10_000  # new objects that may hold cycles: a batch of events makes thousands that hold none
 S = TypeVar("S", bound=ServiceSettings)
 log = logs.get(__name__)
@@ -129,6 +130,11 @@ def run(name: str, settings_kind: type[S], compose: Compose[S]) -> None:
         sys.exit(1)
     log.info("stopped")
     sys.exit(0)
+
+
+def hand_over_soon() -> None:
+    """No thread keeps the interpreter from another for longer; Python's own 5 ms are all that a refusal may take."""
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def spare_collector() -> None:

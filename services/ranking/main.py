@@ -31,15 +31,13 @@ from shared.errors import DeadlineExceeded, Overloaded, Unavailable
 from shared.hardware import cores
 from shared.pb.finestream.v1 import ranking_pb2_grpc
 from shared.processes import run_together
-from shared.service import Heartbeat, Runtime, run
+from shared.service import Heartbeat, Runtime, hand_over_soon, run
 from shared.settings import read
 from shared.watched_file import WatchedFile
 
 READS_AT_ONCE = 2  # calls of graph_updater: the next need not wait for one that is slow
 PULSE_SECONDS = 1.0
 GRACE_SECONDS = 5.0
-# How long inference may keep the interpreter from the event loop; Python's own 5 ms are all that a refusal may take.
-SWITCH_SECONDS = 0.0005
 log = logs.get(__name__)
 
 
@@ -192,7 +190,7 @@ def main() -> None:
     if settings.processes > 1:
         logs.configure("ranking", settings.log_level)
         sys.exit(run_together([sys.executable, "-m", "services.ranking.main"], _variables(settings)))
-    sys.setswitchinterval(SWITCH_SECONDS)
+    hand_over_soon()  # inference to the event loop
     run("ranking", RankingSettings, compose)
 
 

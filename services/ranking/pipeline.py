@@ -44,7 +44,7 @@ from shared.errors import Unavailable
 from shared.pb.finestream.v1 import ranking_pb2
 
 COST_OF_EXACT: Final = 16  # rankings: four in a batch of 64 hold the others up by no more than a full batch does
-HALF_DONE: Final = 0.5  # of a batch that is being worked on, in the mean
+HALF_DONE: Final = 0.5  # of what is ahead: of what is worked on in the mean, and a state must be read before its turn
 MAX_HYDRATIONS: Final = 3  # a state is of one space; a bundle of another space may come in between
 
 

@@ -7,18 +7,14 @@ yet. The settings of gRPC it reads itself, so that secrets are in no command lin
 import signal
 import socket
 import sys
-from typing import Final
 
 import msgspec
 
 from shared import logs
 from shared.door.line import Line
 from shared.door.server import Opening, serve
-from shared.service import spare_collector
+from shared.service import hand_over_soon, spare_collector
 from shared.settings import GrpcSettings
-
-# How long answers may keep the interpreter from new calls; Python's own 5 ms are all that a refusal may take.
-SWITCH_SECONDS: Final = 0.0005
 
 
 def main() -> None:
@@ -27,7 +23,7 @@ def main() -> None:
         signal.signal(sign, signal.SIG_IGN)
     logs.configure("door", level)
     spare_collector()
-    sys.setswitchinterval(SWITCH_SECONDS)
+    hand_over_soon()  # who sends answers to who takes calls
     line = Line(socket.socket(fileno=int(descriptor)))
     serve(msgspec.json.decode(opening, type=Opening), GrpcSettings(), line)
 

@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pool
 from shared import errors, logs, metrics
 from shared.door.frames import ANSWER, CALL, FAILED, GONE, OPENED, READY, STOP, TOLD, WHEN, Unpacker, pack
 from shared.door.server import COUNTED, Opening, Told
-from shared.rpc_edge import STATUS_OF, parsed
+from shared.rpc_edge import UNEXPECTED, parsed, status_of
 from shared.service import Health, Heartbeat, WrongSetting
 from shared.settings import ServiceSettings
 
@@ -129,10 +129,10 @@ class Calls(asyncio.Protocol):
             answer = await handler.unary_unary(parsed(call.message, handler.request_deserializer), call)
             return grpc.StatusCode.OK, handler.response_serializer(answer)
         except errors.FinestreamError as error:
-            return STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL), str(error).encode()
+            return status_of(error), str(error).encode()
         except Exception:
             log.exception("call failed", method=self._names[call.method])
-            return grpc.StatusCode.INTERNAL, b"an internal error; it has been logged"
+            return grpc.StatusCode.INTERNAL, UNEXPECTED.encode()
 
 
 class OpenDoor:

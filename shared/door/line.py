@@ -10,15 +10,12 @@ from functools import partial
 from itertools import count
 from typing import Final
 
-import grpc
-
 from shared.door.frames import ANSWER, CALL, GONE, WHEN, Frame, Unpacker, pack
+from shared.errors import Overloaded
 
 PIECE_BYTES: Final = 256 * 1024
 NUMBERS: Final = 2**32
 MOST_UNSENT: Final = 64 * 1024 * 1024  # bytes: a service that reads nothing for so long answers nothing in time
-FULL: Final = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
-BEHIND: Final = b"the service does not keep up with what is sent to it; try again with back-off"
 Answered = Callable[[int, bytes], None]  # the status, and the message or a sentence
 
 
@@ -37,11 +34,10 @@ class Line:
         answered: Answered,
     ) -> None:  # fmt: skip
         """Returns at once; `answered` is called by who hears, unless the call has ended. `on_end` takes what is to be
-        done when it ends, or says that it has.
+        done when it ends, or says that it has. Raises Overloaded where the service has not read what came before.
         """
         if self._unsent_bytes > MOST_UNSENT:
-            answered(FULL, BEHIND)
-            return
+            raise Overloaded("the service does not keep up with what is sent to it; try again with back-off")
         number, now = next(self._numbers) % NUMBERS, time.monotonic()
         self._asked[number] = answered
         self.send(pack(CALL, number, method, WHEN.pack(now, now + seconds) + message))

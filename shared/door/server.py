@@ -22,7 +22,7 @@ from shared.access import HEALTH, Grant
 from shared.door.frames import FAILED, OPENED, READY, STOP, TOLD, pack
 from shared.door.line import Line
 from shared.door.unwaited import Call, Places, Unwaited
-from shared.rpc_edge import STATUS_OF, Port, service_of
+from shared.rpc_edge import Port, service_of, status_of
 from shared.service import WrongSetting
 from shared.settings import GrpcSettings
 
@@ -128,10 +128,9 @@ class Door(Port):
     def _ask(self, number: int, grant: Grant, call: Call, message: bytes) -> None:
         try:
             grant.check_size(message)
-        except errors.InvalidRequest as error:
-            _refuse(error, call)
-        else:
             self._line.ask(number, message, call.time_remaining(), call.add_callback, partial(_end, call))
+        except errors.FinestreamError as error:
+            _refuse(error, call)
 
     def _hear(self) -> None:
         try:
@@ -188,7 +187,7 @@ def _end(call: Call, status: int, body: bytes) -> None:
 
 
 def _refuse(error: errors.FinestreamError, call: Call) -> None:
-    call.refuse(STATUS_OF.get(type(error), grpc.StatusCode.INTERNAL), str(error))
+    call.refuse(status_of(error), str(error))
 
 
 def _refuse_stream(error: errors.FinestreamError, call: Call) -> None:

@@ -8,17 +8,17 @@ used here and nowhere else; a test fails where they have become others.
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any
 
 import grpc
 from grpc import _server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from shared import logs
+from shared.rpc_edge import UNEXPECTED
 
 log = logs.get(__name__)
 EVENT, STATE, BEHAVIOUR = 1, 2, 3  # places in what grpc._server submits: what is to run, then these
-FAILED: Final = "an internal error; it has been logged"
 
 
 class Call:
@@ -44,7 +44,7 @@ class Call:
                 take(message)
             except Exception:  # else grpc's thread ends, and with it every call
                 log.exception("a call could not be taken")
-                self.refuse(grpc.StatusCode.INTERNAL, FAILED)
+                self.refuse(grpc.StatusCode.INTERNAL, UNEXPECTED)
             return ending
 
         with self._state.condition:
