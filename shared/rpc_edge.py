@@ -160,6 +160,8 @@ def _opened(handler: Any, method: str, grant: Grant) -> Any:
 
 def _refusing(handler: Any, code: grpc.StatusCode, sentence: str) -> Any:
     async def refuse(_: Any, context: Any) -> AsyncIterator[None]:
+        if handler.request_streaming:
+            await context.read()  # a Python client whose stream ends before it could send a message says INTERNAL
         await context.abort(code, sentence)
         yield
 
